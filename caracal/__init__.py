@@ -1,0 +1,1 @@
+"""Decides what an AI agent may do, proves what it did, and ends its authority at once."""
