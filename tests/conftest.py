@@ -1,0 +1,117 @@
+"""Real servers for tests: one PostgreSQL and one Valkey for all, a fresh database for each test.
+
+``CARACAL_TEST_DATABASE_URL`` and ``CARACAL_TEST_REDIS_URL`` name other servers to test against.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import os
+import shutil
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+
+from caracal.embedded import EmbeddedServers
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServers]:
+    """The servers that all tests share; a test that kills servers takes ``own_servers``."""
+    shared = EmbeddedServers(tmp_path_factory.mktemp("servers"))
+    shared.start()
+    yield shared
+    shared.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_url(request: pytest.FixtureRequest) -> str:
+    """URL of a database from which others can be made."""
+    given = os.environ.get("CARACAL_TEST_DATABASE_URL")
+    return given or request.getfixturevalue("servers").database_url
+
+
+@pytest.fixture(scope="session")
+def template(postgres_url: str) -> Iterator[str]:
+    """Name of a migrated database that is only copied."""
+    name = f"caracal_template_{os.getpid()}"
+    migrate(_create_database(postgres_url, name, "template0"))
+    yield name
+    _drop_database(postgres_url, name)
+
+
+@pytest.fixture
+def database_url(postgres_url: str, template: str) -> Iterator[str]:
+    """URL of a fresh, migrated, empty database."""
+    name = f"caracal_test_{os.getpid()}_{next(_numbers)}"
+    yield _create_database(postgres_url, name, template)
+    _drop_database(postgres_url, name)
+
+
+@pytest.fixture
+def redis_url(request: pytest.FixtureRequest) -> str:
+    """URL of an empty Redis database; FLUSHALL is allowed."""
+    given = os.environ.get("CARACAL_TEST_REDIS_URL")
+    base = given or request.getfixturevalue("servers").redis_url
+    with redis.Redis.from_url(base) as client:
+        databases = int(client.config_get("databases")["databases"])
+    url = f"{base.partition('?')[0]}?db={next(_numbers) % databases}"
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()
+    return url
+
+
+@pytest.fixture(scope="session")
+def _stopped_servers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory with a migrated database, to be copied: quicker than initdb."""
+    directory = tmp_path_factory.mktemp("cluster") / "data"
+    made = EmbeddedServers(directory)
+    made.start()
+    try:
+        migrate(made.database_url)
+    finally:
+        made.stop()
+    return directory
+
+
+@pytest.fixture
+def own_servers(_stopped_servers: Path, tmp_path: Path) -> Iterator[EmbeddedServers]:
+    """Servers of this test alone, migrated, to be killed, stopped and restarted at will."""
+    directory = tmp_path / "own-servers"
+    shutil.copytree(_stopped_servers, directory)
+    own = EmbeddedServers(directory)
+    own.start()
+    yield own
+    own.stop()
+
+
+def migrate(database_url: str) -> None:
+    """Bring a database to the product's schema."""
+    if find_spec("caracal.events.store.schema"):
+        importlib.import_module("caracal.events.store.schema").migrate(database_url)
+
+
+def _create_database(base: str, name: str, template: str) -> str:
+    statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
+    _execute(base, statement.format(sql.Identifier(name), sql.Identifier(template)))
+    database = conninfo_to_dict(base)["dbname"]
+    head, _, tail = base.rpartition(f"/{database}")
+    return f"{head}/{name}{tail}"
+
+
+def _drop_database(base: str, name: str) -> None:
+    _execute(base, sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def _execute(base: str, statement: sql.Composed) -> None:
+    with psycopg.connect(base, autocommit=True) as connection:
+        connection.execute(statement)
