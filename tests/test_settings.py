@@ -1,0 +1,248 @@
+"""Settings: every rule of the contract, by what a person would see."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from caracal.errors import StartError
+from caracal.settings import SERVICES, Service, Settings, load_settings
+
+KEY_A, KEY_B = "aa" * 32, "bb" * 32
+BASE = {
+    "DATABASE_URL": "postgresql://caracal:pass-of-db@/caracal?host=%2Ftmp%2Fx",
+    "REDIS_URL": "unix://:pass-of-redis@/tmp/x/valkey.sock?db=3",
+    "ISSUER_URL": "http://127.0.0.1:8080",
+    "STS_URL": "http://127.0.0.1:8080/",
+    "ZONE_KEK": KEY_A,
+}
+DEV = BASE | {"CARACAL_MODE": "dev"}
+KEYS = {
+    "FACTS_HMAC_KEY": KEY_A,
+    "STREAMS_HMAC_KEY": KEY_B,
+    "AUDIT_HMAC_KEY": KEY_A,
+    "GATEWAY_STS_HMAC_KEY": KEY_A,
+}
+RUNTIME = BASE | KEYS
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for field in Settings.model_fields:
+        monkeypatch.delenv(field.upper(), raising=False)
+        monkeypatch.delenv(f"{field.upper()}_FILE", raising=False)
+    monkeypatch.delenv("CARACAL_ENV", raising=False)
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> dict[str, str]:
+    for name in ("cert", "key"):
+        (tmp_path / name).write_text("pem")
+    return {"TLS_CERT_FILE": str(tmp_path / "cert"), "TLS_KEY_FILE": str(tmp_path / "key")}
+
+
+def refusal(service: Service, given: dict[str, str]) -> str:
+    with pytest.raises(StartError) as caught:
+        load_settings(service, given)
+    return caught.value.description
+
+
+@pytest.mark.parametrize(
+    ("service", "port", "grace", "statement"),
+    [
+        ("api", 3000, 15000, 15000),
+        ("sts", 8080, 10000, 15000),
+        ("coordinator", 4000, 15000, 10000),
+        ("gateway", 8081, 25000, 15000),
+        ("worker", 9090, 15000, 15000),
+    ],
+)
+def test_each_service_has_its_defaults(
+    service: Service, port: int, grace: int, statement: int
+) -> None:
+    settings = load_settings(service, DEV)
+    assert settings.service == service
+    assert settings.port == port
+    assert settings.shutdown_grace_ms == grace
+    assert settings.db_statement_timeout_ms == statement
+    assert settings.host == "127.0.0.1"
+    assert settings.facts_hmac_key == ()
+
+
+def test_runtime_mode_is_the_default_and_listens_everywhere(tls: dict[str, str]) -> None:
+    for service in SERVICES:
+        settings = load_settings(service, RUNTIME | tls)
+        assert settings.is_runtime
+        assert settings.host == "0.0.0.0"
+
+
+@pytest.mark.parametrize("word", ["production", "rc", "stable", "runtime"])
+def test_names_of_runtime_mode(word: str) -> None:
+    assert load_settings("api", RUNTIME | {"CARACAL_MODE": word}).caracal_mode == "runtime"
+
+
+def test_caracal_env_is_an_alias(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CARACAL_ENV", "dev")
+    assert load_settings("api", BASE).caracal_mode == "dev"
+    monkeypatch.setenv("CARACAL_MODE", "runtime")
+    assert load_settings("api", RUNTIME).caracal_mode == "runtime"
+
+
+@pytest.mark.parametrize(
+    ("service", "name"),
+    [(service, name) for service in SERVICES for name in ("DATABASE_URL", "REDIS_URL")]
+    + [("api", "ZONE_KEK"), ("sts", "ZONE_KEK"), ("sts", "ISSUER_URL")]
+    + [("coordinator", "ISSUER_URL"), ("coordinator", "STS_URL"), ("gateway", "STS_URL")],
+)
+def test_missing_always_refused(service: Service, name: str) -> None:
+    assert refusal(service, DEV | {name: ""}) == f"{name} is required"
+
+
+@pytest.mark.parametrize(
+    ("service", "name"),
+    [(service, "FACTS_HMAC_KEY") for service in SERVICES]
+    + [("worker", "STREAMS_HMAC_KEY"), ("worker", "AUDIT_HMAC_KEY")]
+    + [("sts", "AUDIT_HMAC_KEY"), ("sts", "GATEWAY_STS_HMAC_KEY")]
+    + [("gateway", "AUDIT_HMAC_KEY"), ("gateway", "GATEWAY_STS_HMAC_KEY")],
+)
+def test_missing_refused_in_runtime_mode_only(
+    service: Service, name: str, tls: dict[str, str]
+) -> None:
+    assert refusal(service, RUNTIME | tls | {name: ""}) == f"{name} is required"
+    load_settings(service, DEV | {name: ""})
+
+
+def test_gateway_needs_tls_in_runtime_mode(tls: dict[str, str]) -> None:
+    assert refusal("gateway", RUNTIME) == "TLS_CERT_FILE is required"
+    del tls["TLS_KEY_FILE"]
+    assert refusal("gateway", DEV | tls) == "TLS_CERT_FILE and TLS_KEY_FILE go together"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("FACTS_HMAC_KEY", "abc", "must be hex"),
+        ("FACTS_HMAC_KEY", "xx" * 32, "must be hex"),
+        ("FACTS_HMAC_KEY", f"{KEY_A},", "needs at least 64 hex digits"),
+        ("FACTS_HMAC_KEY", "ab" * 31, "needs at least 64 hex digits"),
+        ("ZONE_KEK", "ab" * 33, "needs 64 hex digits"),
+        ("ZONE_KEK", "00" * 32, "must not be all zero"),
+        ("MAX_STALENESS", "15", "must be a duration"),
+        ("MAX_STALENESS", "0s", "greater than 0"),
+        ("PORT", "70000", "less than or equal to 65535"),
+        ("DB_POOL_MAX", "0", "greater than or equal to 1"),
+        ("DB_POOL_MAX", "many", "valid integer"),
+        ("TRUST_PROXY", "perhaps", "valid boolean"),
+        ("DATABASE_URL", "mysql://x/y", "postgresql://"),
+        ("REDIS_URL", "http://x", "rediss://"),
+        ("STS_URL", "sts:8080", "must be a URL"),
+        ("AUDIT_DURABILITY", "maybe", "'ack' or 'fsync'"),
+        ("ZONE_KEK_PROVIDER", "vault", "'local'"),
+        ("CARACAL_MODE", "test", "'dev' or 'runtime'"),
+        ("ALLOW_PRIVATE_UPSTREAMS", "some", "'loopback'"),
+        ("MAX_GRANT_TTL_SECONDS", "-1", "greater than or equal to 1"),
+        ("TLS_CERT_FILE", "/nowhere/cert.pem", "does not point to a file"),
+    ],
+)
+def test_bad_value_is_named_without_the_value(name: str, value: str, rule: str) -> None:
+    line = refusal("gateway", DEV | {name: value})
+    assert name in line
+    assert rule in line
+    assert "\n" not in line
+    assert len(value) < 5 or value not in line
+
+
+def test_all_bad_values_stand_on_one_line() -> None:
+    line = refusal("api", DEV | {"PORT": "x", "DB_POOL_MAX": "y"})
+    assert "PORT" in line
+    assert "DB_POOL_MAX" in line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    "name", ["CARACAL_LOCAL_BOOTSTRAP_ENABLED", "INSECURE_HTTP", "INSECURE_STS", "JTI_FAIL_OPEN"]
+)
+def test_lax_switches_are_for_dev(name: str) -> None:
+    assert refusal("api", RUNTIME | {name: "true"}) == f"{name} is for CARACAL_MODE=dev only"
+    load_settings("api", DEV | {name: "true"})
+
+
+def test_rings_keep_their_order_and_share_no_key() -> None:
+    settings = load_settings("worker", DEV | {"FACTS_HMAC_KEY": f"{KEY_B},{KEY_A}"})
+    assert settings.facts_hmac_key == (b"\xbb" * 32, b"\xaa" * 32)
+    both = {"FACTS_HMAC_KEY": f"{KEY_A},{KEY_B}", "STREAMS_HMAC_KEY": KEY_B}
+    assert "must not share a key" in refusal("worker", DEV | both)
+
+
+@pytest.mark.parametrize(
+    ("url", "good"),
+    [
+        ("http://127.0.0.1:8080", True),
+        ("http://[::1]:8080", True),
+        ("http://sts:8080", True),
+        ("https://sts.example.com", True),
+        ("http://sts.example.com", False),
+        ("http://10.0.0.1:8080", False),
+        ("http://[fd00::1]:8080", False),
+    ],
+)
+def test_gateway_sends_no_secret_over_a_plain_wire(
+    url: str, good: bool, tls: dict[str, str]
+) -> None:
+    given = RUNTIME | tls | {"STS_URL": url}
+    if good:
+        assert load_settings("gateway", given).sts_url == url
+    else:
+        assert refusal("gateway", given).startswith("STS_URL must be https")
+
+
+def test_gateway_rules(tls: dict[str, str]) -> None:
+    short = {"READ_TIMEOUT": "35s"}
+    assert refusal("gateway", DEV | short).startswith("READ_TIMEOUT must exceed")
+    private = {"ALLOW_PRIVATE_UPSTREAMS": "true"}
+    assert "UPSTREAM_HOST_ALLOWLIST" in refusal("gateway", RUNTIME | tls | private)
+    hosts = load_settings("gateway", DEV | {"UPSTREAM_HOST_ALLOWLIST": "A.example, b.example,"})
+    assert hosts.upstream_host_allowlist == {"a.example", "b.example"}
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("500ms", 0.5), ("5s", 5.0), ("1m", 60.0)])
+def test_durations(text: str, seconds: float) -> None:
+    assert load_settings("api", DEV | {"MAX_STALENESS": text}).max_staleness == seconds
+
+
+def test_secret_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "kek"
+    file.write_text(f"{KEY_B}\n")
+    given = {name: value for name, value in DEV.items() if name != "ZONE_KEK"}
+    assert load_settings("api", given | {"ZONE_KEK_FILE": str(file)}).zone_kek == (b"\xbb" * 32,)
+    missing = refusal("api", given | {"ZONE_KEK_FILE": "/nowhere/kek"})
+    assert missing.startswith("ZONE_KEK_FILE cannot be read")
+
+
+def test_only_secrets_come_from_files(tmp_path: Path) -> None:
+    (tmp_path / "host").write_text("evil")
+    given = DEV | {"HOST_FILE": str(tmp_path / "host")}
+    assert load_settings("api", given).host == "127.0.0.1"
+
+
+def test_command_line_before_environment_before_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "bearer"
+    file.write_text("from-file")
+    monkeypatch.setenv("METRICS_BEARER_FILE", str(file))
+    assert load_settings("api", DEV).metrics_bearer == "from-file"
+    monkeypatch.setenv("METRICS_BEARER", "from-environment")
+    assert load_settings("api", DEV).metrics_bearer == "from-environment"
+    given = DEV | {"METRICS_BEARER": "from-command-line"}
+    assert load_settings("api", given).metrics_bearer == "from-command-line"
+
+
+def test_frozen_and_silent_about_secrets() -> None:
+    settings = load_settings("worker", DEV | KEYS | {"AUDIT_ADMIN_TOKEN": "token-of-audit"})
+    with pytest.raises(ValueError, match="frozen"):
+        settings.port = 1
+    shown = f"{settings!r} {settings}"
+    for secret in ("pass-of-db", "pass-of-redis", "token-of-audit", repr(b"\xaa" * 32)[2:-1]):
+        assert secret not in shown
