@@ -1,0 +1,58 @@
+-- Appends events under the log's lock and returns their positions, in order.
+--
+-- One writer at a time, so order of position is order of commit, and each guard is checked
+-- serially: it may simply read. An advisory lock, because a table lock collides with vacuum.
+-- A guard that does not hold raises CA001 with its number (from 0) as DETAIL.
+CREATE OR REPLACE FUNCTION append_events(
+    ids uuid[], versions int[], names text[], states bytea[], guards jsonb
+) RETURNS SETOF bigint LANGUAGE plpgsql AS $$
+DECLARE
+    guard jsonb;
+    number int := -1;
+    held boolean;
+BEGIN
+    PERFORM pg_advisory_xact_lock(4846791580151137091);  -- 'CARACALC'
+    FOR guard IN SELECT * FROM jsonb_array_elements(guards) LOOP
+        number := number + 1;
+        held := true;
+        CASE guard->>'op'
+        WHEN 'take' THEN
+            INSERT INTO guard_key VALUES (guard->>'key', guard->>'owner') ON CONFLICT DO NOTHING;
+            held := FOUND;
+        WHEN 'free' THEN
+            DELETE FROM guard_key
+            WHERE key IN (SELECT jsonb_array_elements_text(guard->'keys')) AND owner = guard->>'owner';
+        WHEN 'need' THEN
+            held := EXISTS (SELECT FROM guard_key WHERE key = guard->>'key');
+        WHEN 'count' THEN
+            INSERT INTO guard_count AS c VALUES (guard->>'key', (guard->>'by')::bigint)
+            ON CONFLICT (key) DO UPDATE SET n = greatest(c.n + excluded.n, 0)
+            RETURNING c.n <= (guard->>'limit')::bigint OR (guard->>'by')::bigint < 0 INTO held;
+        WHEN 'edge' THEN
+            INSERT INTO guard_edge VALUES (guard->>'owner', guard->>'a', guard->>'b') ON CONFLICT DO NOTHING;
+            held := FOUND AND NOT EXISTS (
+                WITH RECURSIVE reached (id) AS (
+                    SELECT guard->>'b'
+                    UNION SELECT e.target FROM guard_edge e JOIN reached r ON e.source = r.id
+                ) SELECT FROM reached WHERE id = guard->>'a');
+        WHEN 'free_edges' THEN
+            DELETE FROM guard_edge WHERE owner IN (SELECT jsonb_array_elements_text(guard->'owners'));
+        WHEN 'secret' THEN
+            INSERT INTO vault VALUES (guard->>'ref', guard->>'key_id',
+                decode(guard->>'nonce', 'base64'), decode(guard->>'ciphertext', 'base64'));
+        WHEN 'erase' THEN
+            DELETE FROM vault WHERE ref IN (SELECT jsonb_array_elements_text(guard->'refs'));
+        END CASE;
+        IF NOT held THEN
+            RAISE EXCEPTION 'guard refused: %', guard - 'ciphertext'
+                USING ERRCODE = 'CA001', DETAIL = number::text;
+        END IF;
+    END LOOP;
+    PERFORM pg_notify('caracal_log', '');
+    RETURN QUERY
+        INSERT INTO log (aggregate_key, version, name, state)
+        SELECT e.key, e.version, e.name, e.state
+        FROM unnest(ids, versions, names, states) WITH ORDINALITY AS e (key, version, name, state, place)
+        ORDER BY e.place
+        RETURNING log.position;
+END $$;

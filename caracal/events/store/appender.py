@@ -1,0 +1,221 @@
+"""Group commit: the events of many requests in one call of ``append_events``.
+
+One connection, one queue. While a batch is under way the next one gathers. A batch with a
+refusal in it is taken apart and appended one by one, so nobody pays for another's conflict.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+import psycopg
+from eventsourcing.persistence import StoredEvent
+from psycopg import AsyncConnection
+
+from caracal.errors import Unavailable
+from caracal.events.guards import Guard
+
+MAX_BATCH = 200
+_GUARD_REFUSED = "CA001"
+_RECONNECT_SECONDS = 2.0
+
+
+class VersionConflict(Exception):
+    """Another command changed the same aggregate first; load it again and decide again."""
+
+
+@dataclass(slots=True)
+class Append:
+    """One request: its events, all or nothing, and what must hold for them."""
+
+    events: Sequence[StoredEvent]
+    guards: Sequence[Guard]
+    answer: asyncio.Future[list[int]] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+    def refuse(self, error: BaseException) -> None:
+        """Answer with an error, unless the caller has gone."""
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+    def accept(self, positions: list[int]) -> None:
+        """Answer with the positions, unless the caller has gone."""
+        if not self.answer.done():
+            self.answer.set_result(positions)
+
+
+class Appender:
+    """Appends events; ``start`` and ``stop`` own its connection and task."""
+
+    def __init__(self, database_url: str) -> None:
+        self._url = database_url
+        self._queue: asyncio.Queue[Append] = asyncio.Queue(maxsize=10_000)
+        self._connection: AsyncConnection[Any] | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to serve.
+
+        Raises:
+            psycopg.Error: the database cannot be reached.
+        """
+        self._connection = await self._connect()
+        self._task = asyncio.create_task(self._run(), name="appender")
+
+    async def stop(self) -> None:
+        """End; what is queued is refused as unavailable."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        while not self._queue.empty():
+            self._queue.get_nowait().refuse(_unavailable())
+        if self._connection is not None:
+            await self._connection.close()
+
+    async def append(self, events: Sequence[StoredEvent], guards: Sequence[Guard]) -> list[int]:
+        """Append events in one transaction and return their positions.
+
+        Raises:
+            VersionConflict: one of the versions is there already.
+            CaracalError: a guard's refusal, or 503 ``unavailable``.
+        """
+        request = Append(events, guards)
+        try:
+            self._queue.put_nowait(request)
+        except asyncio.QueueFull:
+            raise _unavailable() from None
+        return await request.answer
+
+    async def _run(self) -> None:
+        while True:
+            batch = [await self._queue.get()]
+            while len(batch) < MAX_BATCH and not self._queue.empty():
+                batch.append(self._queue.get_nowait())
+            try:
+                await self._append(batch)
+            except asyncio.CancelledError:
+                for request in batch:
+                    request.refuse(_unavailable())
+                raise
+            except Exception as error:  # noqa: BLE001 - the caller gets it; the task must live on
+                for request in batch:
+                    request.refuse(error)
+
+    async def _append(self, batch: list[Append], *, again: bool = True) -> None:
+        try:
+            positions = await self._call(batch)
+        except psycopg.OperationalError:
+            await (self._settle(batch) if again else _refuse_all(batch))
+        except psycopg.DatabaseError as error:
+            if len(batch) == 1:
+                batch[0].refuse(_refusal(error, batch[0]))
+            else:
+                for request in batch:
+                    await self._append([request], again=again)
+        else:
+            _share(batch, positions)
+
+    async def _call(self, batch: list[Append]) -> list[int]:
+        if self._connection is None or self._connection.closed:
+            self._connection = await self._reconnect()
+        events = [event for request in batch for event in request.events]
+        guards = [guard.arguments() for request in batch for guard in request.guards]
+        cursor = await self._connection.execute(
+            "SELECT append_events(%b::uuid[], %b::int[], %b::text[], %b::bytea[], %s::jsonb)",
+            (
+                [event.originator_id for event in events],
+                [event.originator_version for event in events],
+                [event.topic for event in events],
+                [event.state for event in events],
+                orjson.dumps(guards).decode(),
+            ),
+            prepare=True,
+        )
+        return [row[0] for row in await cursor.fetchall()]
+
+    async def _settle(self, batch: list[Append]) -> None:
+        """The connection was lost: look whether the commit happened, else append once more.
+
+        Under the log's lock, so a backend that is still busy with it has come to an end.
+        """
+        try:
+            missing = [request for request in batch if not await self._settled(request)]
+        except psycopg.OperationalError:
+            await _refuse_all(batch)
+            return
+        for request in missing:
+            await self._append([request], again=False)
+
+    async def _settled(self, request: Append) -> bool:
+        if self._connection is None or self._connection.closed:
+            self._connection = await self._reconnect()
+        if (positions := await self._committed(request)) is None:
+            return False
+        request.accept(positions)
+        return True
+
+    async def _committed(self, request: Append) -> list[int] | None:
+        """Return the positions when the log has these very events."""
+        assert self._connection is not None
+        async with self._connection.transaction():
+            await self._connection.execute("SELECT pg_advisory_xact_lock(4846791580151137091)")
+            cursor = await self._connection.execute(
+                "SELECT l.position, l.state = e.state FROM log l"
+                " JOIN unnest(%b::uuid[], %b::int[], %b::bytea[]) AS e (key, version, state)"
+                " ON l.aggregate_key = e.key AND l.version = e.version ORDER BY l.position",
+                (
+                    [event.originator_id for event in request.events],
+                    [event.originator_version for event in request.events],
+                    [event.state for event in request.events],
+                ),
+            )
+            rows = await cursor.fetchall()
+        same = len(rows) == len(request.events) and all(equal for _, equal in rows)
+        return [position for position, _ in rows] if same else None
+
+    async def _connect(self) -> AsyncConnection[Any]:
+        return await AsyncConnection.connect(self._url, autocommit=True, connect_timeout=2)
+
+    async def _reconnect(self) -> AsyncConnection[Any]:
+        if self._connection is not None:
+            await self._connection.close()
+        deadline = asyncio.get_running_loop().time() + _RECONNECT_SECONDS
+        while True:
+            try:
+                return await self._connect()
+            except psycopg.OperationalError:
+                if asyncio.get_running_loop().time() >= deadline:
+                    raise
+                await asyncio.sleep(0.05)
+
+
+async def _refuse_all(batch: list[Append]) -> None:
+    for request in batch:
+        request.refuse(_unavailable())
+
+
+def _share(batch: list[Append], positions: list[int]) -> None:
+    start = 0
+    for request in batch:
+        request.accept(positions[start : start + len(request.events)])
+        start += len(request.events)
+
+
+def _refusal(error: psycopg.DatabaseError, request: Append) -> Exception:
+    if error.sqlstate == _GUARD_REFUSED and error.diag.message_detail is not None:
+        refusal = request.guards[int(error.diag.message_detail)].refusal
+        return refusal or error
+    if isinstance(error, psycopg.errors.UniqueViolation):
+        return VersionConflict(str(error))
+    return error
+
+
+def _unavailable() -> Unavailable:
+    return Unavailable("unavailable", "the database cannot be reached now")

@@ -1,0 +1,127 @@
+"""The store of aggregates: load by replaying, save by group commit."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import orjson
+from eventsourcing.application import project_aggregate
+from eventsourcing.persistence import Mapper, StoredEvent, Transcoder
+from psycopg_pool import AsyncConnectionPool
+
+from caracal.errors import Conflict
+from caracal.events.base import Aggregate
+from caracal.events.guards import Guard
+from caracal.events.store.appender import Appender, VersionConflict
+from caracal.ids import log_key
+
+Thing = TypeVar("Thing", bound=Aggregate)
+_ATTEMPTS = 5
+
+
+class OrjsonTranscoder(Transcoder):
+    """Events as JSON; times and ids in them are text already."""
+
+    def encode(self, obj: Any) -> bytes:
+        return orjson.dumps(obj)
+
+    def decode(self, data: bytes) -> Any:
+        return orjson.loads(data)
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What a command wrote: (position, stored name) of each event."""
+
+    events: tuple[tuple[int, str], ...] = ()
+
+    @property
+    def position(self) -> int | None:
+        """Return the last position; None when nothing was written."""
+        return self.events[-1][0] if self.events else None
+
+
+class Store(Protocol):
+    """What commands need of a log; the one in memory passes the same tests."""
+
+    async def find(self, kind: type[Thing], thing_id: str) -> Thing | None:
+        """Return the aggregate; None when the log has none of that kind and id."""
+        ...
+
+    async def save(self, *things: Aggregate, guards: Iterable[Guard] = ()) -> Saved:
+        """Append the pending events of ``things`` in one transaction.
+
+        Raises:
+            VersionConflict: one of them was changed by another command.
+            CaracalError: a guard's refusal, or 503 ``unavailable``.
+        """
+        ...
+
+
+class Events:
+    """Turns aggregates into stored events and back."""
+
+    def __init__(self) -> None:
+        self._mapper: Mapper[Any] = Mapper(OrjsonTranscoder())
+
+    def collect(self, things: Iterable[Aggregate]) -> list[StoredEvent]:
+        """Return the pending events of aggregates, and forget them there."""
+        return [
+            self._mapper.to_stored_event(event)
+            for thing in things
+            for event in thing.collect_events()
+        ]
+
+    def replay(self, kind: type[Thing], stored: Iterable[StoredEvent]) -> Thing | None:
+        """Return the aggregate that these events make."""
+        events = (self._mapper.to_domain_event(event) for event in stored)
+        thing = project_aggregate(None, events)
+        return thing if isinstance(thing, kind) else None
+
+
+class Log:
+    """The log in Postgres."""
+
+    def __init__(self, pool: AsyncConnectionPool[Any], appender: Appender) -> None:
+        self._pool = pool
+        self._appender = appender
+        self._events = Events()
+
+    async def find(self, kind: type[Thing], thing_id: str) -> Thing | None:
+        """See :class:`Store`."""
+        key = log_key(thing_id)
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(
+                "SELECT version, name, state FROM log WHERE aggregate_key = %s ORDER BY version",
+                (key,),
+                prepare=True,
+            )
+            rows = await cursor.fetchall()
+        return self._events.replay(
+            kind, (StoredEvent(key, version, name, state) for version, name, state in rows)
+        )
+
+    async def save(self, *things: Aggregate, guards: Iterable[Guard] = ()) -> Saved:
+        """See :class:`Store`."""
+        all_guards = [guard for thing in things for guard in thing.collect_guards()]
+        events = self._events.collect(things)
+        if not events:
+            return Saved()
+        positions = await self._appender.append(events, [*all_guards, *guards])
+        return Saved(tuple(zip(positions, (event.topic for event in events), strict=True)))
+
+
+async def retrying(command: Callable[[], Awaitable[Saved]]) -> Saved:
+    """Run a command that loads, decides and saves; decide again when another was faster.
+
+    Raises:
+        Conflict: 409 ``concurrent_update``, the aggregate kept changing.
+    """
+    for _ in range(_ATTEMPTS):
+        try:
+            return await command()
+        except VersionConflict:
+            continue
+    raise Conflict("concurrent_update", "the thing kept changing; try again")

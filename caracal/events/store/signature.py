@@ -1,0 +1,71 @@
+"""Signatures of topic entries: HMAC-SHA256 over a canonical form (spec: stream signature)."""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import Mapping
+from hashlib import sha256
+
+FIELD = "_sig"
+_NAME = re.compile(r"[a-z0-9_]+")
+
+
+def canonical(topic: str, fields: Mapping[str, str | None]) -> bytes:
+    """Return the bytes that are signed: topic, then ``name=value`` sorted by name, a line each."""
+    lines = [
+        f"{name}={value}\n"
+        for name, value in sorted(fields.items(), key=lambda item: item[0].encode())
+        if name != FIELD and value is not None
+    ]
+    return f"{topic}\n{''.join(lines)}".encode()
+
+
+class Keyring:
+    """The keys of one kind of topic: the first signs, all verify.
+
+    An empty ring signs nothing and accepts everything; settings allow that only in dev mode.
+    """
+
+    def __init__(self, keys: tuple[bytes, ...] = ()) -> None:
+        self._keys = keys
+
+    def __bool__(self) -> bool:
+        return bool(self._keys)
+
+    def sign(self, topic: str, fields: Mapping[str, str | None]) -> str | None:
+        """Return the lower-case hex signature; None without a key."""
+        if not self._keys:
+            return None
+        return _digest(self._keys[0], topic, fields)
+
+    def signed(self, topic: str, fields: Mapping[str, str]) -> dict[str, str]:
+        """Return the entry with its signature, as it is written to ``topic``.
+
+        Raises:
+            ValueError: a field name or a value that would make the canonical form ambiguous.
+        """
+        for name, value in fields.items():
+            if not _NAME.fullmatch(name) and name != FIELD:
+                raise ValueError(f"field name not allowed: {name!r}")
+            if "\n" in value:
+                raise ValueError(f"newline in the value of {name!r}")
+        entry = {name: value for name, value in fields.items() if name != FIELD}
+        signature = self.sign(topic, entry)
+        return entry if signature is None else {**entry, FIELD: signature}
+
+    def verify(self, topic: str, fields: Mapping[str, str]) -> bool:
+        """Say whether one of the keys made the entry's signature; constant time per key."""
+        if not self._keys:
+            return True
+        signature = fields.get(FIELD)
+        if not isinstance(signature, str) or not signature.isascii():
+            return False
+        matches = [
+            hmac.compare_digest(signature, _digest(key, topic, fields)) for key in self._keys
+        ]
+        return any(matches)
+
+
+def _digest(key: bytes, topic: str, fields: Mapping[str, str | None]) -> str:
+    return hmac.new(key, canonical(topic, fields), sha256).hexdigest()

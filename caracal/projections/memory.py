@@ -1,0 +1,129 @@
+"""Operations applied in memory, by the same rules as in SQL: what the tails hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from caracal import clock
+from caracal.projections.table import Applied, Change, End, Mark, Merged, Put, Table
+
+Row = dict[str, Any]
+
+
+class MemoryTable:
+    """The rows of a table by id, with indexes over columns kept up to date."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        self.rows: dict[str, Row] = {}
+        self._indexes: dict[tuple[str, ...], dict[tuple[Any, ...], set[str]]] = {}
+
+    def index(self, *columns: str) -> Callable[..., list[Row]]:
+        """Keep an index over ``columns``; return its look-up of live rows."""
+        entries = self._indexes.setdefault(columns, {})
+
+        def look_up(*values: Any) -> list[Row]:
+            return [self.rows[row_id] for row_id in sorted(entries.get(values, ()))]
+
+        return look_up
+
+    def live(self, row_id: str) -> Row | None:
+        """Return the row of a live thing; None when it is unknown or has ended."""
+        row = self.rows.get(row_id)
+        return None if row is None or row["ended_at"] is not None else row
+
+    def load(self, rows: Iterable[Row]) -> None:
+        """Take rows of a snapshot; in place of all there are."""
+        self.rows = {}
+        for entries in self._indexes.values():
+            entries.clear()
+        for row in rows:
+            self._store(row)
+
+    def apply(self, position: int, operation: Put | Change | End) -> None:
+        """Apply one operation; applying it again, or an older one, changes nothing."""
+        if isinstance(operation, Put):
+            self._put(position, operation.id, self._values(operation.columns))
+        elif isinstance(operation, Change):
+            self._change(position, operation.id, self._values(operation.columns))
+        else:
+            columns = self._values(operation.columns)
+            for row_id in operation.ids:
+                self._end(position, row_id, columns)
+
+    def _put(self, position: int, row_id: str, columns: Row) -> None:
+        row = self.rows.get(row_id)
+        if row is None:
+            self._store({**self._blank(row_id, position), **columns})
+        elif row["stub"]:
+            final = {name: row[name] for name in self.table.final}
+            self._store({**row, **columns, **final, "position": position, "stub": False})
+
+    def _change(self, position: int, row_id: str, columns: Row) -> None:
+        row = self.rows.get(row_id)
+        if row is None or row["position"] >= position:
+            return
+        if row["ended_at"] is not None:
+            columns = {k: v for k, v in columns.items() if k not in self.table.final}
+        self._store({**row, **columns, "position": position})
+
+    def _end(self, position: int, row_id: str, columns: Row) -> None:
+        row = self.rows.get(row_id)
+        if row is None:
+            row = {**self._blank(row_id, 0), "stub": True}
+        elif row["ended_at"] is not None and row["ended_at"] <= position:
+            return
+        self._store({**row, **columns, "ended_at": position})
+
+    def _blank(self, row_id: str, position: int) -> Row:
+        blank = dict.fromkeys(self.table.columns)
+        return {"id": row_id, "position": position, "ended_at": None, "stub": False, **blank}
+
+    def _values(self, columns: Mapping[str, Any]) -> Row:
+        types = self.table.columns
+        return {
+            name: clock.parse(value)
+            if types[name] == "timestamptz" and isinstance(value, str)
+            else value
+            for name, value in columns.items()
+        }
+
+    def _store(self, row: Row) -> None:
+        old = self.rows.get(row["id"])
+        for columns, entries in self._indexes.items():
+            if old is not None:
+                entries.get(tuple(old[name] for name in columns), set()).discard(row["id"])
+            if row["ended_at"] is None:
+                entries.setdefault(tuple(row[name] for name in columns), set()).add(row["id"])
+        self.rows[row["id"]] = row
+
+
+class MemoryMarks:
+    """The marks of a :class:`Merged` table by id."""
+
+    def __init__(self, table: Merged) -> None:
+        self.table = table
+        self.rows: dict[str, Row] = {}
+
+    def load(self, rows: Iterable[Row]) -> None:
+        """Take rows of a snapshot; in place of all there are."""
+        self.rows = {row["id"]: row for row in rows}
+
+    def apply(self, position: int, operation: Mark) -> None:
+        """Merge marks; in any order, any number of times."""
+        for row_id in operation.ids:
+            row = self.rows.setdefault(row_id, self._blank(row_id))
+            for name, value in operation.columns.items():
+                row[name] = max(row[name], value)
+
+    def _blank(self, row_id: str) -> Row:
+        kinds = self.table.columns.items()
+        return {"id": row_id, **{name: False if kind == "boolean" else 0 for name, kind in kinds}}
+
+
+def apply(tables: Mapping[str, Any], operations: Iterable[Applied]) -> None:
+    """Apply operations to the tables that a process holds; others do not concern it."""
+    for applied in operations:
+        if (table := tables.get(applied.operation.table.name)) is not None:
+            table.apply(applied.position, applied.operation)

@@ -1,0 +1,67 @@
+"""What the queries of all read models share: live rows, newest first, keyset pages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from psycopg import AsyncConnection
+from psycopg.rows import dict_row
+
+from caracal.projections.table import Table
+
+Db = AsyncConnection[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of a list: rows strictly before ``after`` (time, id), at most ``limit``."""
+
+    limit: int
+    after: tuple[datetime, str] | None = None
+
+
+async def one(db: Db, table: Table, **equal: Any) -> dict[str, Any] | None:
+    """Return the live row whose columns have these values; None when there is none."""
+    rows = await select(db, f"{_live(table)}{_equal(equal)} LIMIT 1", list(equal.values()))
+    return rows[0] if rows else None
+
+
+async def page(
+    db: Db,
+    table: Table,
+    page: Page,
+    *,
+    where: str = "",
+    arguments: tuple[Any, ...] = (),
+    time: str = "created_at",
+    ended_too: bool = False,
+) -> list[dict[str, Any]]:
+    """Return a page, newest first, with one row more than its limit when more follow.
+
+    ``where`` is further SQL that begins with ``AND``; ``ended_too`` shows ended rows as well.
+    """
+    seen = "NOT stub" if ended_too else "ended_at IS NULL"
+    before = f" AND ({time}, id) < (%s, %s)" if page.after else ""
+    return await select(
+        db,
+        f"SELECT * FROM {table.name} WHERE {seen} {where}{before}"
+        f" ORDER BY {time} DESC, id DESC LIMIT %s",
+        [*arguments, *(page.after or ()), page.limit + 1],
+    )
+
+
+async def select(db: Db, statement: str, arguments: list[Any]) -> list[dict[str, Any]]:
+    """Run a query and return its rows as dictionaries."""
+    async with db.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(statement, arguments, prepare=True)
+        return await cursor.fetchall()
+
+
+def _live(table: Table) -> str:
+    return f"SELECT * FROM {table.name} WHERE ended_at IS NULL AND NOT stub"
+
+
+def _equal(equal: dict[str, Any]) -> str:
+    return "".join(f" AND {column} = %s" for column in equal)

@@ -1,0 +1,297 @@
+"""Runs one projection on one topic: entries -> rows, checkpoint and notification, all or nothing.
+
+Rows and checkpoint commit in one transaction, and the checkpoint moves only from where we
+believe it is. So nothing is applied twice or skipped, whoever else is at work. What the topic
+does not have (a gap, a foreign entry, no Redis at all) is read from the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection
+from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from caracal.events.base import Fact
+from caracal.events.store import dead_letters
+from caracal.events.store.entries import (
+    LAST,
+    EntryId,
+    LogReader,
+    Rings,
+    text_fields,
+    verified,
+)
+from caracal.events.store.leader import Leadership
+from caracal.events.store.redis import GONE, RawEntry, connect, streams_of
+from caracal.events.topics import CONSUMER, Topic, read_fact
+from caracal.projections import parking, sql
+from caracal.projections.projection import Projection
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT_CHANNEL = "caracal_checkpoints"
+_COUNT = 500
+_BLOCK_MS = 1000
+_FENCED = "CA002"
+_AWAY_SECONDS = 0.25
+
+Batch = list[tuple[EntryId, Fact]]
+
+
+class Fenced(psycopg.OperationalError):
+    """Someone else moved the checkpoint: what we wanted to write is rolled back."""
+
+
+@dataclass(slots=True)
+class RunnerCounters:
+    """What a runner met, for metrics."""
+
+    position: int = 0
+    applied: int = 0
+    gaps: int = 0
+    foreign: int = 0
+    idle_fills: int = 0
+    fenced: int = 0
+    restarts: int = 0
+    parked: set[str] = field(default_factory=set)
+
+
+class Runner:
+    """Keeps a projection up to date with one topic. ``run`` goes on until cancelled."""
+
+    def __init__(
+        self,
+        projection: Projection,
+        topic: Topic,
+        *,
+        database_url: str,
+        redis_url: str,
+        rings: Rings,
+        locked: bool = True,
+    ) -> None:
+        self.projection, self.topic = projection, topic
+        self.database_url, self.redis_url = database_url, redis_url
+        self.rings, self.locked = rings, locked
+        self.counters = RunnerCounters()
+
+    async def run(self) -> None:
+        """Apply for ever; on an error close everything, live on from the log, try again."""
+        while True:
+            async with AsyncExitStack() as stack:
+                applying: _Applying | None = None
+                try:
+                    applying = await _Applying.open(self, stack)
+                    await applying.follow_topic()
+                except GONE:
+                    await self._away(applying)
+                except psycopg.Error as error:
+                    self.counters.fenced += isinstance(error, Fenced)
+                    logger.info("%s on %s starts again: %s", *self._names(), error)
+                    await asyncio.sleep(0.05)
+            self.counters.restarts += 1
+
+    async def _away(self, applying: _Applying | None) -> None:
+        """Redis is gone: the log has everything."""
+        try:
+            if applying is not None:
+                await applying.fill()
+        except psycopg.Error as error:
+            logger.info("%s on %s: %s", *self._names(), error)
+        await asyncio.sleep(_AWAY_SECONDS)
+
+    def _names(self) -> tuple[str, str]:
+        return self.projection.name, self.topic.name
+
+
+class _Applying:
+    """One stretch of applying, on connections of its own; it ends with the first error."""
+
+    def __init__(
+        self, runner: Runner, connection: AsyncConnection[Any], redis: Redis, cursor: EntryId
+    ) -> None:
+        self._projection, self._topic = runner.projection, runner.topic
+        self._rings, self._counters = runner.rings, runner.counters
+        self._connection, self._redis = connection, redis
+        self._log = LogReader(connection)
+        self._cursor = cursor
+
+    @classmethod
+    async def open(cls, runner: Runner, stack: AsyncExitStack) -> _Applying:
+        connection = await stack.enter_async_context(
+            await AsyncConnection.connect(runner.database_url, autocommit=True)
+        )
+        redis = connect(runner.redis_url, connections=2)
+        stack.push_async_callback(redis.aclose)
+        key = (runner.projection.name, runner.topic.name)
+        await connection.execute(
+            "INSERT INTO checkpoints (projection, topic) VALUES (%s, %s) ON CONFLICT DO NOTHING",
+            key,
+        )
+        if runner.locked:
+            await Leadership(connection, " ".join(key), _Progress(connection, runner)).wait()
+        cursor = await checkpoint(connection, *key)
+        runner.counters.parked = await parking.parked_in(connection, *key)
+        runner.counters.position = cursor.position
+        return cls(runner, connection, redis, cursor)
+
+    async def follow_topic(self) -> None:
+        """Apply what comes; entries that another consumer of our name left come first."""
+        start = "0"
+        while True:
+            entries = await self._read(start)
+            if entries:
+                await self._handle(entries)
+                ids = [entry_id for entry_id, _ in entries]
+                await self._redis.xack(self._topic.name, self._projection.group, *ids)
+            elif start == "0":
+                start = ">"
+            else:  # a second of silence: has the end of the topic been lost?
+                await self.fill(idle=True)
+
+    async def _read(self, start: str) -> list[RawEntry]:
+        name, group = self._topic.name, self._projection.group
+        try:
+            answer = await self._redis.xreadgroup(
+                group, CONSUMER, {name: start}, count=_COUNT, block=_BLOCK_MS
+            )
+        except ResponseError as error:
+            if "NOGROUP" not in str(error) and "UNBLOCKED" not in str(error):
+                raise
+            await self._make_group()
+            return []
+        return [entry for _, entries in streams_of(answer) for entry in entries]
+
+    async def _make_group(self) -> None:
+        try:
+            await self._redis.xgroup_create(
+                self._topic.name, self._projection.group, id=str(self._cursor), mkstream=True
+            )
+        except ResponseError as error:
+            if "BUSYGROUP" not in str(error):
+                raise
+
+    async def _handle(self, entries: Sequence[RawEntry]) -> None:
+        batch: Batch = []
+        cursor = self._cursor
+        for entry_id, raw in entries:
+            place = EntryId.parse(entry_id)
+            fields = text_fields(raw)
+            if not fields or not verified(self._topic, entry_id, fields, self._rings):
+                await self._apply(batch)
+                await self._set_aside(entry_id, fields, raw)
+                await self.fill(place)
+                batch, cursor = [], self._cursor
+            elif place > cursor and EntryId.parse(fields["prev"]) != cursor:
+                self._counters.gaps += 1
+                await self._apply(batch)
+                await self.fill(place)
+                batch, cursor = [], self._cursor
+            elif place > cursor:
+                batch.append((place, read_fact(place.position, fields)))
+                cursor = place
+        await self._apply(batch)
+
+    async def _set_aside(
+        self, entry_id: str, fields: dict[str, str] | None, raw: Mapping[bytes, bytes]
+    ) -> None:
+        if not raw:
+            return  # deleted or trimmed before we read it; the log has it
+        self._counters.foreign += 1
+        logger.error("foreign entry %s on %s", entry_id, self._topic.name)
+        letter = fields if fields is not None else {"undecodable": repr(raw)}
+        await dead_letters.add(
+            self._redis, self._topic, entry_id, self._projection.group, letter, self._rings
+        )
+
+    async def fill(self, upto: EntryId = LAST, *, idle: bool = False) -> None:
+        """Apply from the log what follows the cursor."""
+        more = True
+        while more:
+            entries, more = await self._log.entries(self._topic, self._cursor, upto, limit=_COUNT)
+            self._counters.idle_fills += bool(idle and entries)
+            await self._apply([(entry.id, entry.record.fact()) for entry in entries])
+
+    async def _apply(self, batch: Batch) -> None:
+        if not batch:
+            return
+        if self._counters.parked:
+            for place, fact in batch:
+                await self._apply_one(place, fact)
+            return
+        try:
+            operations = [op for _, fact in batch for op in self._projection.reduce(fact)]
+            await self._commit(batch[-1][0], operations)
+        except (psycopg.OperationalError, psycopg.InterfaceError, RedisError, OSError):
+            raise
+        except Exception:  # noqa: BLE001 - a reducer's bug: find which event, park its aggregate
+            for place, fact in batch:
+                await self._apply_one(place, fact)
+        else:
+            self._counters.applied += len(batch)
+
+    async def _commit(self, place: EntryId, operations: Sequence[Any]) -> None:
+        try:
+            async with self._connection.pipeline(), self._connection.transaction():
+                await self._advance(place)
+                await sql.apply(self._connection, operations)
+        except psycopg.DatabaseError as error:
+            raise _fenced(error) from error
+        self._moved(place)
+
+    async def _advance(self, place: EntryId) -> None:
+        await self._connection.execute(
+            "SELECT advance_checkpoint(%s, %s, %s, %s, %s, %s)",
+            (self._projection.name, self._topic.name, *self._cursor, *place),
+            prepare=True,
+        )
+
+    async def _apply_one(self, place: EntryId, fact: Fact) -> None:
+        try:
+            async with self._connection.transaction():
+                await self._advance(place)
+                self._counters.parked = await parking.apply_or_park(
+                    self._connection, self._projection, self._topic, place, fact
+                )
+        except psycopg.DatabaseError as error:
+            raise _fenced(error) from error
+        self._counters.applied += 1
+        self._moved(place)
+
+    def _moved(self, place: EntryId) -> None:
+        self._cursor = place
+        self._counters.position = place.position
+
+
+async def checkpoint(connection: AsyncConnection[Any], projection: str, topic: str) -> EntryId:
+    """Return where a projection stands on a topic."""
+    cursor = await connection.execute(
+        "SELECT position, n FROM checkpoints WHERE projection = %s AND topic = %s",
+        (projection, topic),
+    )
+    row = await cursor.fetchone()
+    return EntryId(*row) if row else EntryId(0, 0)
+
+
+class _Progress:
+    """Tells a standby whether the leader works: its checkpoint, or that nothing waits for it."""
+
+    def __init__(self, connection: AsyncConnection[Any], runner: Runner) -> None:
+        self._connection, self._runner = connection, runner
+
+    async def __call__(self) -> object:
+        names = (self._runner.projection.name, self._runner.topic.name)
+        place = await checkpoint(self._connection, *names)
+        waiting, _ = await LogReader(self._connection).entries(self._runner.topic, place, limit=2)
+        return place if waiting else Leadership.IDLE
+
+
+def _fenced(error: psycopg.DatabaseError) -> psycopg.DatabaseError:
+    return Fenced(str(error)) if error.sqlstate == _FENCED else error

@@ -1,0 +1,150 @@
+"""Operations as SQL: one statement for many operations of one shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from psycopg import AsyncConnection
+from psycopg.types.json import Jsonb
+
+from caracal.projections.table import (
+    AnyTable,
+    Applied,
+    Change,
+    Merged,
+    Operation,
+    Put,
+    Table,
+)
+
+Rows = list[tuple[str, int, Sequence[Any]]]  # id, position, values
+
+
+@dataclass(slots=True)
+class Group:
+    """Operations of one kind on one table with the same columns, each on another id."""
+
+    kind: type[Operation]
+    table: AnyTable
+    columns: tuple[str, ...]
+    rows: Rows = field(default_factory=list)
+
+    def statement(self, names: Mapping[str, str]) -> tuple[str, list[Any]]:
+        """Return SQL and arguments; ``names`` gives tables another name (rebuild)."""
+        types = self.table.columns
+        arrays: list[Any] = [[row[0] for row in self.rows], [row[1] for row in self.rows]]
+        for place, column in enumerate(self.columns):
+            values = [row[2][place] for row in self.rows]
+            arrays.append(_json(values) if types[column] == "jsonb" else values)
+        name = names.get(self.table.name, self.table.name)
+        return _sql(self.kind, self.table, name, self.columns), arrays  # type: ignore[arg-type]
+
+
+def grouped(operations: Iterable[Applied]) -> list[Group]:
+    """Gather operations into groups; what touches one id stays in order."""
+    groups: list[Group] = []
+    last_of: dict[tuple[str, str], int] = {}
+    by_shape: dict[tuple[Any, ...], int] = {}
+    for applied in operations:
+        operation = applied.operation
+        kind, table = type(operation), operation.table
+        columns = tuple(operation.columns)
+        values = tuple(operation.columns.values())
+        for row_id in _ids(operation):
+            number = by_shape.get((kind, table.name, columns), -1)
+            if number <= last_of.get((table.name, row_id), -1):
+                groups.append(Group(kind, table, columns))
+                number = by_shape[kind, table.name, columns] = len(groups) - 1
+            groups[number].rows.append((row_id, applied.position, values))
+            last_of[table.name, row_id] = number
+    return groups
+
+
+async def apply(
+    connection: AsyncConnection[Any],
+    operations: Iterable[Applied],
+    names: Mapping[str, str] | None = None,
+) -> None:
+    """Execute operations on a connection, in the caller's transaction."""
+    for group in grouped(operations):
+        statement, arguments = group.statement(names or {})
+        await connection.execute(statement, arguments)
+
+
+def _ids(operation: Operation) -> Sequence[str]:
+    if isinstance(operation, Put | Change):
+        return (operation.id,)
+    return tuple(dict.fromkeys(operation.ids))
+
+
+def _json(values: list[Any]) -> list[Jsonb | None]:
+    return [None if value is None else Jsonb(value) for value in values]
+
+
+@cache
+def _sql(kind: type[Operation], table: AnyTable, name: str, columns: tuple[str, ...]) -> str:
+    given = ", ".join(("id", "position", *columns))
+    arrays = ", ".join(
+        ("%s::text[]", "%s::bigint[]", *(f"%s::{table.columns[column]}[]" for column in columns))
+    )
+    source = f"(SELECT * FROM unnest({arrays}) AS given ({given})) AS given"
+    if isinstance(table, Merged):
+        return _mark_sql(table, name, columns, source)
+    if kind is Put:
+        return _put_sql(table, name, columns, source)
+    return (
+        _change_sql(table, name, columns, source)
+        if kind is Change
+        else _end_sql(name, columns, source)
+    )
+
+
+def _put_sql(table: Table, name: str, columns: tuple[str, ...], source: str) -> str:
+    given = ", ".join(("id", "position", *columns))
+    filled = [column for column in ("position", *columns) if column not in table.final]
+    sets = ", ".join(f"{column} = excluded.{column}" for column in filled)
+    return (
+        f"INSERT INTO {name} AS t ({given}) SELECT {given} FROM {source}"
+        f" ON CONFLICT (id) DO UPDATE SET stub = false, {sets} WHERE t.stub"
+    )
+
+
+def _change_sql(table: Table, name: str, columns: tuple[str, ...], source: str) -> str:
+    sets = "".join(
+        f", {column} = CASE WHEN t.ended_at IS NULL THEN given.{column} ELSE t.{column} END"
+        if column in table.final
+        else f", {column} = given.{column}"
+        for column in columns
+    )
+    return (
+        f"UPDATE {name} AS t SET position = given.position{sets}"
+        f" FROM {source} WHERE t.id = given.id AND t.position < given.position"
+    )
+
+
+def _end_sql(name: str, columns: tuple[str, ...], source: str) -> str:
+    names = "".join(f", {column}" for column in columns)
+    sets = "".join(f", {column} = excluded.{column}" for column in columns)
+    return (
+        f"INSERT INTO {name} AS t (id, position, ended_at, stub{names})"
+        f" SELECT id, 0, position, true{names} FROM {source}"
+        f" ON CONFLICT (id) DO UPDATE SET ended_at = excluded.ended_at{sets}"
+        " WHERE t.ended_at IS NULL OR t.ended_at > excluded.ended_at"
+    )
+
+
+def _mark_sql(table: Merged, name: str, columns: tuple[str, ...], source: str) -> str:
+    names = ", ".join(columns)
+    sets = ", ".join(
+        f"{column} = t.{column} OR excluded.{column}"
+        if table.columns[column] == "boolean"
+        else f"{column} = greatest(t.{column}, excluded.{column})"
+        for column in columns
+    )
+    return (
+        f"INSERT INTO {name} AS t (id, {names}) SELECT id, {names} FROM {source}"
+        f" ON CONFLICT (id) DO UPDATE SET {sets}"
+    )

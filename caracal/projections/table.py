@@ -1,0 +1,131 @@
+"""Tables of read models, and what a reducer may do to them.
+
+Reducers are pure: they return operations. One place turns operations into SQL, another applies
+them in memory, so the same reducer fills Postgres, the tails of the hot path and a rebuild.
+
+Topics have no order among each other, so operations commute where they can meet: a thing's own
+topic puts and changes its row; any topic may end it. An end is final, the earliest in log order
+counts, and one that comes before its row is kept as a stub that no query shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from caracal.events.base import Fact
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """A read model's table: ``columns`` maps names to SQL types (structured values: ``jsonb``).
+
+    Every table has ``id``, ``position`` (of the last put or change), ``ended_at`` (position of
+    the end, null while alive) and ``stub`` (ended before it was seen). ``final`` are the columns
+    that an end sets.
+    """
+
+    name: str
+    columns: Mapping[str, str]
+    final: Sequence[str] = ()
+    indexes: Sequence[str] = ()
+
+    def ddl(self, name: str | None = None) -> list[str]:
+        """Return the statements that create the table, under another name for a rebuild."""
+        name = name or self.name
+        columns = "".join(f", {column} {kind}" for column, kind in self.columns.items())
+        return [
+            f"CREATE TABLE {name} (id text PRIMARY KEY, position bigint NOT NULL,"
+            f" ended_at bigint, stub boolean NOT NULL DEFAULT false{columns})",
+            *(f"CREATE INDEX ON {name} {index}" for index in self.indexes),
+        ]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Merged:
+    """A table of marks that only grow: of each column the greatest value ever given counts."""
+
+    name: str
+    columns: Mapping[str, str]
+
+    def ddl(self, name: str | None = None) -> list[str]:
+        """Return the statements that create the table, under another name for a rebuild."""
+        columns = "".join(
+            f", {column} {kind} NOT NULL DEFAULT {'false' if kind == 'boolean' else 0}"
+            for column, kind in self.columns.items()
+        )
+        return [f"CREATE TABLE {name or self.name} (id text PRIMARY KEY{columns})"]
+
+
+AnyTable = Table | Merged
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """The row of a thing that has begun."""
+
+    table: Table
+    id: str
+    columns: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """New values of a thing's own row; final columns stay once it has ended."""
+
+    table: Table
+    id: str
+    columns: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Things that have ended, with their final columns."""
+
+    table: Table
+    ids: Sequence[str]
+    columns: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Marks on ids, merged with those they have."""
+
+    table: Merged
+    ids: Sequence[str]
+    columns: Mapping[str, Any]
+
+
+Operation = Put | Change | End | Mark
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """An operation at its position in the log."""
+
+    position: int
+    operation: Operation
+
+
+def put(table: Table, fact: Fact, **columns: Any) -> Put:
+    """Return the row of the fact's own thing: the members of its data, and ``columns``."""
+    return Put(table, fact.aggregate_id, _known(table, fact.data) | _zone(table, fact) | columns)
+
+
+def change(table: Table, fact: Fact, **columns: Any) -> Change:
+    """Return the change of the fact's own thing: the members of its data, and ``columns``."""
+    return Change(table, fact.aggregate_id, _known(table, fact.data) | columns)
+
+
+def end(table: Table, ids: Sequence[str], **columns: Any) -> End:
+    """Return the end of things."""
+    return End(table, ids, columns)
+
+
+def _known(table: Table, data: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in data.items() if name in table.columns}
+
+
+def _zone(table: Table, fact: Fact) -> dict[str, Any]:
+    return {"zone_id": fact.zone_id} if "zone_id" in table.columns else {}
