@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from caracal import clock
-from caracal.projections.table import Applied, Change, End, Mark, Merged, Put, Table
+from caracal.projections.table import AnyTable, Applied, Change, End, Mark, Merged, Put, Table
 
 Row = dict[str, Any]
+
+
+class MemoryView(Protocol):
+    """A table as a process holds it."""
+
+    @property
+    def table(self) -> AnyTable:
+        """Return the declaration."""
+        ...
+
+    def load(self, rows: Iterable[Row]) -> None:
+        """Take the rows of a snapshot, in place of all there are."""
+        ...
+
+    def apply(self, position: int, operation: Any) -> None:
+        """Apply one operation; again, or late, it changes nothing."""
+        ...
 
 
 class MemoryTable:
@@ -122,7 +139,7 @@ class MemoryMarks:
         return {"id": row_id, **{name: False if kind == "boolean" else 0 for name, kind in kinds}}
 
 
-def apply(tables: Mapping[str, Any], operations: Iterable[Applied]) -> None:
+def apply(tables: Mapping[str, MemoryView], operations: Iterable[Applied]) -> None:
     """Apply operations to the tables that a process holds; others do not concern it."""
     for applied in operations:
         if (table := tables.get(applied.operation.table.name)) is not None:

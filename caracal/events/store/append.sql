@@ -10,6 +10,7 @@ DECLARE
     guard jsonb;
     number int := -1;
     held boolean;
+    positions bigint[];
 BEGIN
     PERFORM pg_advisory_xact_lock(4846791580151137091);  -- 'CARACALC'
     FOR guard IN SELECT * FROM jsonb_array_elements(guards) LOOP
@@ -48,11 +49,13 @@ BEGIN
                 USING ERRCODE = 'CA001', DETAIL = number::text;
         END IF;
     END LOOP;
-    PERFORM pg_notify('caracal_log', '');
-    RETURN QUERY
+    WITH written AS (
         INSERT INTO log (aggregate_key, version, name, state)
         SELECT e.key, e.version, e.name, e.state
         FROM unnest(ids, versions, names, states) WITH ORDINALITY AS e (key, version, name, state, place)
         ORDER BY e.place
-        RETURNING log.position;
+        RETURNING log.position
+    ) SELECT array_agg(position ORDER BY position) INTO positions FROM written;
+    PERFORM pg_notify('caracal_log', positions[array_length(positions, 1)]::text);
+    RETURN QUERY SELECT unnest(positions);
 END $$;
