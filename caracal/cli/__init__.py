@@ -1,0 +1,20 @@
+"""The command line: ``caracal``."""
+
+from __future__ import annotations
+
+import typer
+
+from caracal.cli.serve import serve
+from caracal.cli.up import up
+
+main = typer.Typer(
+    name="caracal",
+    help="Decides what an AI agent may do, proves what it did, and ends its authority at once.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+main.command()(up)
+main.command()(serve)
+
+__all__ = ["main"]

@@ -1,0 +1,70 @@
+"""``caracal serve``: one service, on given servers."""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import Annotated
+
+import typer
+
+from caracal.cli.processes import Children, StopRequested, ignore_stop_signals, stop_signals
+from caracal.cli.stack import Died
+from caracal.cli.up import exit_code
+from caracal.errors import StartError
+from caracal.services import run
+from caracal.settings import Service, Settings, load_settings
+
+_POLL = 0.1  # s
+_KILL_AFTER = 1.0  # s beyond the grace period, in which a process ends itself
+
+
+def serve(
+    service: Annotated[Service, typer.Argument(help="Which one.", show_default=False)],
+    workers: Annotated[int, typer.Option(min=1, max=64, help="How many processes.")] = 1,
+    host: Annotated[str | None, typer.Option(help="Goes before HOST.", show_default=False)] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Goes before PORT.", show_default=False),
+    ] = None,
+) -> None:
+    """Run one service; every other setting is an environment variable."""
+    given = {"HOST": host, "PORT": None if port is None else str(port)}
+    overrides = {name: value for name, value in given.items() if value is not None}
+    raise typer.Exit(exit_code(lambda: _serve(service, workers, overrides)))
+
+
+def _serve(service: Service, workers: int, overrides: dict[str, str]) -> int:
+    if service == "worker" and workers > 1:
+        raise StartError("the worker is one process; start another one for a standby")
+    settings = load_settings(service, overrides)
+    listener = run.bind(settings.host, settings.port)
+    create_app = run.app_factory(service)
+    if service in ("api", "worker"):  # the two that may hold the rights of the schema's owner
+        run.prepare_servers(settings)
+    if workers == 1:
+        return run.serve(create_app(settings), settings, listener)
+    return _serve_many(create_app, settings, listener, workers)
+
+
+def _serve_many(
+    create_app: run.CreateApp, settings: Settings, listener: socket.socket, workers: int
+) -> int:
+    """Serve from several processes on one socket; if one dies, all stop."""
+    children = Children()
+    names = [f"{settings.service} {number}" for number in range(1, workers + 1)]
+    with stop_signals():
+        try:
+            for name in names:
+                children.fork(name, lambda: run.serve(create_app(settings), settings, listener))
+            listener.close()
+            while len(children.running()) == workers:
+                time.sleep(_POLL)
+            name, code = children.codes.popitem()
+            raise Died(f"{name} died (exit code {code})")
+        except StopRequested:
+            pass
+        finally:
+            ignore_stop_signals()
+            children.stop(names, settings.shutdown_grace_ms / 1000 + _KILL_AFTER)
+    return int(any(children.codes.values()))
