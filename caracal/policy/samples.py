@@ -1,0 +1,89 @@
+"""Inputs every policy is tried on when it is uploaded (shape: sts.md section 14)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_ZONE = "018f3f54-7c1e-7000-8000-000000000001"
+_APPLICATION = "018f3f54-7c1e-7000-8000-000000000002"
+_RESOURCE = "018f3f54-7c1e-7000-8000-000000000003"
+_SESSION = "018f3f54-7c1e-7000-8000-000000000004"
+_AGENT = "018f3f54-7c1e-7000-8000-000000000005"
+_EDGE = "018f3f54-7c1e-7000-8000-000000000006"
+
+_CLAIMS = {
+    "iss": "http://localhost:8080",
+    "sub": "user-1",
+    "sid": _SESSION,
+    "zone_id": _ZONE,
+    "client_id": _APPLICATION,
+    "scope": "read write",
+    "roles": ["reader"],
+}
+
+_EDGE_INPUT = {
+    "id": _EDGE,
+    "source_session_id": _SESSION,
+    "target_session_id": _AGENT,
+    "issuer_application_id": _APPLICATION,
+    "receiver_application_id": _APPLICATION,
+    "resource_id": _RESOURCE,
+    "scopes": ["read"],
+    "edge_version": 1,
+    "path": [_EDGE],
+    "graph_epoch": 1,
+    "constraints_json": {"resources": ["resource://example"], "max_depth": 2},
+}
+
+
+def _sample(**context: Any) -> dict[str, Any]:
+    return {
+        "principal": {
+            "type": "Application",
+            "id": _APPLICATION,
+            "zone_id": _ZONE,
+            "credential_type": "client_secret",
+            "agent_session_id": context.get("agent_session_id"),
+        },
+        "resource": {
+            "type": "Resource",
+            "id": _RESOURCE,
+            "identifier": "resource://example",
+            "scopes": ["read", "write", "agent:lifecycle"],
+        },
+        "action": {"id": "TokenExchange"},
+        "session": {"id": context["session_id"]} if context.get("session_id") else None,
+        "delegation_edge": _EDGE_INPUT if context.get("delegation_edge_id") else None,
+        "context": {
+            "actor_claims": {},
+            "subject_claims": {},
+            "trace_id": "00000000000000000000000000000001",
+            "session_id": None,
+            "agent_session_id": None,
+            "delegation_edge_id": None,
+            "challenge_resolved": False,
+            "requested_scopes": ["read"],
+            "http": None,
+            "mcp": None,
+        }
+        | context,
+    }
+
+
+_HTTP = {"method": "POST", "path": "/mcp", "query": {}, "headers": {"accept": "text/event-stream"}}
+_MCP = {"method": "tools/call", "tool": "search", "arguments": {"query": "lynx"}}
+
+SAMPLES: tuple[dict[str, Any], ...] = (
+    {},
+    _sample(),
+    _sample(session_id=_SESSION, subject_claims=_CLAIMS, requested_scopes=["read", "write"]),
+    _sample(
+        session_id=_SESSION,
+        agent_session_id=_AGENT,
+        delegation_edge_id=_EDGE,
+        subject_claims=_CLAIMS,
+        actor_claims=_CLAIMS,
+    ),
+    _sample(session_id=_SESSION, challenge_resolved=True, http=_HTTP, mcp=_MCP),
+)
+"""Nothing at all, a bare application, a user, a delegated agent, a tool call after step-up."""

@@ -1,0 +1,92 @@
+"""The part of the upload check that lets the engine see the policy: a process that may die.
+
+Reads ``[[name, content], …]`` as JSON from standard input; the last line it writes is
+``{"reason": …}``. Started by ``check.py`` in isolated mode with nothing of the parent's
+environment.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import regorus
+
+from caracal.errors import Unprocessable
+from caracal.policy.module import Module, position
+from caracal.policy.rules import inspect
+from caracal.policy.samples import SAMPLES
+from caracal.policy.text import invalid
+
+MAX_MEMORY = 1 << 30
+MAX_CPU_SECONDS = 2
+MAX_SAMPLE_SECONDS = 0.5
+QUERY = "data.caracal.authz.result"
+
+_PLACE = re.compile(r"--> (\d+):(\d+):(\d+)$", re.MULTILINE)
+
+
+def main() -> None:
+    """Entry of the process."""
+    _limit()
+    modules = json.load(sys.stdin)
+    try:
+        _check(modules)
+        reason = None
+    except Unprocessable as refusal:
+        reason = refusal.extras["detail"]
+    except RecursionError:
+        reason = "nesting_too_deep"
+    except BaseException as error:
+        if not _is_exhaustion(error):
+            raise
+        reason = "evaluation_timeout"
+    sys.stdout.write(json.dumps({"reason": reason}))
+
+
+def _is_exhaustion(error: BaseException) -> bool:
+    """Out of memory, in Python's words or in those of a panic of the engine."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "PanicException"
+
+
+def _limit() -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
+    resource.setrlimit(resource.RLIMIT_CPU, (MAX_CPU_SECONDS, MAX_CPU_SECONDS + 1))
+    signal.signal(signal.SIGXCPU, signal.SIG_DFL)
+
+
+def _check(modules: Sequence[tuple[str, str]]) -> None:
+    engine = regorus.Engine()
+    contents = [content for _, content in modules]
+    for index, content in enumerate(contents):
+        _run(contents, engine.add_policy, str(index), content)
+    inspect([Module(ast) for ast in json.loads(engine.get_ast_as_json())])
+    for sample in SAMPLES:
+        engine.set_input_json(json.dumps(sample))
+        started = time.process_time()
+        _run(contents, engine.eval_rule_as_json, QUERY)
+        if time.process_time() - started > MAX_SAMPLE_SECONDS:
+            raise invalid("evaluation_timeout")
+
+
+def _run(contents: Sequence[str], call: Any, *arguments: str) -> None:
+    """Calls the engine; its complaint becomes the reason ``syntax_error:<line>:<column>``."""
+    try:
+        call(*arguments)
+    except RuntimeError as error:
+        found = _PLACE.search(str(error))
+        if found is None:
+            raise invalid("syntax_error:1:1") from None
+        lines = contents[int(found[1])].split("\n")
+        raise invalid(f"syntax_error:{position(lines, int(found[2]), int(found[3]))}") from None
+
+
+if __name__ == "__main__":
+    main()
