@@ -5,12 +5,10 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import os
 import shutil
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import psycopg
@@ -20,6 +18,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from caracal.embedded import EmbeddedServers
+from caracal.projections.schema import prepare
 
 _numbers = itertools.count(1)
 
@@ -44,7 +43,7 @@ def postgres_url(request: pytest.FixtureRequest) -> str:
 def template(postgres_url: str) -> Iterator[str]:
     """Name of a migrated database that is only copied."""
     name = f"caracal_template_{os.getpid()}"
-    migrate(_create_database(postgres_url, name, "template0"))
+    prepare(_create_database(postgres_url, name, "template0"))
     yield name
     _drop_database(postgres_url, name)
 
@@ -77,7 +76,7 @@ def _stopped_servers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = EmbeddedServers(directory)
     made.start()
     try:
-        migrate(made.database_url)
+        prepare(made.database_url)
     finally:
         made.stop()
     return directory
@@ -92,12 +91,6 @@ def own_servers(_stopped_servers: Path, tmp_path: Path) -> Iterator[EmbeddedServ
     own.start()
     yield own
     own.stop()
-
-
-def migrate(database_url: str) -> None:
-    """Bring a database to the product's schema."""
-    if find_spec("caracal.events.store.schema"):
-        importlib.import_module("caracal.events.store.schema").migrate(database_url)
 
 
 def _create_database(base: str, name: str, template: str) -> str:

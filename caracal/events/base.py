@@ -67,6 +67,7 @@ class Aggregate(BaseAggregate[UUID]):
     def __base_init__(self, originator_id: UUID, originator_version: int, timestamp: Any) -> None:
         super().__base_init__(originator_id, originator_version, timestamp)
         self.aggregate_id = ""
+        self.zone_id: str | None = None
         self.guards: list[Guard] = []
 
     @classmethod
@@ -98,6 +99,7 @@ class Created(Aggregate.Event, AggregateCreated):
 
     def apply(self, aggregate: Any) -> None:
         aggregate.aggregate_id = self.aggregate_id
+        aggregate.zone_id = self.meta.get("zone_id")
 
 
 class Changed(Aggregate.Event):

@@ -311,10 +311,8 @@ class _Following:
         return now - self._last_beat >= SILENCE_SECONDS
 
     async def _answer_probe(self) -> None:
-        probe, self._tail.wanted_probe = (
-            self._tail.wanted_probe,
-            None,
-        )  # later callers want a later look
+        probe = self._tail.wanted_probe
+        self._tail.wanted_probe = None  # whoever asks from now on wants a later look
         self._next_probe = time.monotonic() + _PROBE_SECONDS
         done = await self._catch_up()
         if probe is not None and not probe.done():

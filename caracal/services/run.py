@@ -17,7 +17,7 @@ import redis
 import uvicorn
 
 from caracal.errors import StartError
-from caracal.events.store.schema import migrate
+from caracal.projections.schema import prepare
 from caracal.services.drain import draining
 from caracal.services.protocol import protocol_class
 from caracal.settings import Service, Settings
@@ -43,7 +43,7 @@ def prepare_servers(settings: Settings) -> None:
         StartError: one of them does not.
     """
     try:
-        migrate(settings.database_url)
+        prepare(settings.database_url)
     except psycopg.OperationalError as error:
         reason = str(error).strip().splitlines()[0]
         raise StartError(f"the server of DATABASE_URL does not answer: {reason}") from error
@@ -52,6 +52,8 @@ def prepare_servers(settings: Settings) -> None:
             client.ping()
     except redis.RedisError as error:
         raise StartError(f"the server of REDIS_URL does not answer: {error}") from error
+    for name in outdated:
+        print(f"caracal: read model {name} is outdated: caracal rebuild {name}", file=sys.stderr)  # noqa: T201
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -1,0 +1,85 @@
+"""The control plane: all its wires meet here."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from fastapi import FastAPI
+
+from caracal.events.store.appender import Appender
+from caracal.events.store.log import Log
+from caracal.events.store.vault import Vault
+from caracal.projections.tail import Tail
+from caracal.projections.waiter import Waiter
+from caracal.services.api import refusals, seed, zone
+from caracal.services.api.call import Api
+from caracal.services.api.consistency import MinPosition
+from caracal.services.api.door import Door
+from caracal.services.api.limits import Limits
+from caracal.services.api.view import ApiView
+from caracal.services.connections import pool, rings
+from caracal.services.health import Health
+from caracal.services.http import App, Edge
+from caracal.settings import Settings
+
+ROUTERS = (zone.router,)
+
+
+def create_app(settings: Settings) -> App:
+    """Return the ASGI app of the control plane."""
+    view = ApiView()
+    health = Health(settings)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            app.state.api = await _start(settings, view, stack)
+            health.watch(database=app.state.api.pool, tail=view.tail)
+            await seed.bootstrap_token(app.state.api)
+            yield
+
+    app = FastAPI(
+        title="Caracal Control Plane",
+        version="0.1.0",
+        lifespan=lifespan,
+        openapi_url="/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    for router in ROUTERS:
+        app.include_router(router)
+    refusals.install(app)
+    limits = Limits(
+        requests_per_min=settings.api_v1_rate_limit_per_min,
+        failures_per_min=settings.admin_auth_fail_limit_per_min,
+    )
+    guarded = Door(MinPosition(app, lambda: app.state.api), view, limits)
+    return health.around(Edge(guarded, body_limit=settings.api_body_limit_bytes), lifespan=app)
+
+
+async def _start(settings: Settings, view: ApiView, stack: AsyncExitStack) -> Api:
+    connections = await stack.enter_async_context(pool(settings))
+    appender = Appender(settings.database_url)
+    await appender.start()
+    stack.push_async_callback(appender.stop)
+    waiter = Waiter(settings.database_url)
+    await waiter.start()
+    stack.push_async_callback(waiter.stop)
+    view.tail = Tail(
+        [view.tokens, view.zones],
+        database_url=settings.database_url,
+        redis_url=settings.redis_url,
+        rings=rings(settings),
+    )
+    await view.tail.start()
+    stack.push_async_callback(view.tail.stop)
+    return Api(
+        settings=settings,
+        pool=connections,
+        log=Log(connections, appender),
+        vault=Vault(settings.zone_kek),
+        waiter=waiter,
+        view=view,
+    )

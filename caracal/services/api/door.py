@@ -1,0 +1,74 @@
+"""The door of the control plane: who is it, may they be here, is there such a zone.
+
+Runs before any body is parsed, so an unauthenticated caller learns nothing from a body's errors.
+Order: token, capability, scope, path ids, zone.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import unquote
+
+from caracal.errors import BadInput, Forbidden
+from caracal.ids import ID_PATTERN
+from caracal.services.api.limits import Limits, client_address
+from caracal.services.api.view import ApiView, invalid_admin_token
+from caracal.services.http import App, Receive, Scope, Send, bearer_of
+
+_ZONE = re.compile(r"^/v1/zones/(?P<zone>[^/]+)(?P<rest>/.*)?$")
+_READS = ("GET", "HEAD", "OPTIONS")
+_OPEN = ("/v1/policy-templates",)
+
+
+class Door:
+    """ASGI layer that lets only known callers through to ``/v1``."""
+
+    def __init__(self, app: App, view: ApiView, limits: Limits) -> None:
+        self._app, self._view, self._limits = app, view, limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and _guarded(scope["path"]):
+            await self._check(scope)
+        await self._app(scope, receive, send)
+
+    async def _check(self, scope: Scope) -> None:
+        address = client_address(scope)
+        self._limits.check_failures(address)
+        token = await self._authenticated(scope, address)
+        self._limits.check_requests(address, token["id"])
+        scope["state"]["token"] = token
+        _check_capability(token, scope["method"])
+        # The server hands over the path decoded once; the raw one tells the segments apart.
+        path = scope.get("raw_path", scope["path"].encode()).decode("latin-1").partition("?")[0]
+        match = _ZONE.match(path)
+        zone_id = unquote(match["zone"]) if match else None
+        _check_scope(token, zone_id)
+        if match and zone_id is not None:
+            if not ID_PATTERN.fullmatch(zone_id):
+                raise BadInput("invalid_params", "a zone id has 1-128 of A-Z a-z 0-9 . _ : -")
+            if match["rest"]:
+                await self._view.need_zone(zone_id)
+
+    async def _authenticated(self, scope: Scope, address: str) -> dict[str, Any]:
+        try:
+            return await self._view.token(bearer_of(scope))
+        except type(invalid_admin_token()):
+            self._limits.failed(address)
+            raise
+
+
+def _guarded(path: str) -> bool:
+    return path.startswith("/v1/") and not path.startswith(_OPEN)
+
+
+def _check_capability(token: dict[str, Any], method: str) -> None:
+    if token["capability"] == "read" and method not in _READS:
+        raise Forbidden("admin_token_capability", "this token may only read")
+    if token["capability"] == "approve" and method not in _READS:
+        raise Forbidden("admin_token_capability", "this token may only read and approve")
+
+
+def _check_scope(token: dict[str, Any], zone_id: str | None) -> None:
+    if token["scope"] == "zone" and token["zone_id"] != zone_id:
+        raise Forbidden("admin_token_zone_mismatch", "this token is for another zone")

@@ -1,0 +1,57 @@
+"""Turns every exception of the control plane into its answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+from caracal.errors import BadInput, CaracalError, MethodNotAllowed, NotFound
+from caracal.services.http import as_caracal_error, error_body, error_headers
+
+_CODES = {"path": "invalid_params", "query": "invalid_query", "body": "invalid_body"}
+_LIMIT = 20  # issues of one answer
+
+
+def install(app: FastAPI) -> None:
+    """Answer every exception by the product's error body."""
+    app.add_exception_handler(CaracalError, _answer)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+
+
+def _answer(request: Request, error: Exception) -> Response:
+    known = as_caracal_error(error)
+    headers = {name.decode(): value.decode() for name, value in error_headers(known)}
+    body = error_body(known, request.state.request_id)
+    return Response(body, known.status, headers, media_type="application/json")
+
+
+def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    issues = [_issue(found) for found in error.errors()[:_LIMIT]]
+    where = str(error.errors()[0]["loc"][0])
+    code = _CODES.get(where, "invalid_body")
+    if code == "invalid_body" and "zones" in getattr(request.scope.get("route"), "tags", ()):
+        code = "invalid_zone"
+    first = issues[0]
+    name = ".".join(str(part) for part in first["path"]) or where
+    return _answer(request, BadInput(code, f"{name}: {first['message']}", issues=issues))
+
+
+def _issue(found: dict[str, Any]) -> dict[str, Any]:
+    # The input itself is left out: it may hold a secret.
+    return {"path": [str(part) for part in found["loc"][1:]], "message": found["msg"]}
+
+
+def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        method = f"{request.method} is not a method of this path"
+        return _answer(request, MethodNotAllowed("method_not_allowed", method))
+    if error.status_code == 404:
+        return _answer(request, NotFound("not_found", "there is no such route"))
+    return _answer(request, BadInput("invalid_body", "the request cannot be read"))

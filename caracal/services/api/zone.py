@@ -1,0 +1,133 @@
+"""Zones: ``/v1/zones``."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import datetime
+from itertools import count
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Response
+from pydantic import Field
+
+from caracal.errors import BadInput, Conflict, Forbidden
+from caracal.events.base import Fall
+from caracal.events.store.log import Saved
+from caracal.events.zone import Zone, slug_of, zone_not_found
+from caracal.ids import new_id
+from caracal.projections.zone import get_zone, list_zones
+from caracal.services.api.call import Call, CallDep, no_content
+from caracal.services.api.models import Answer, Body, Name
+from caracal.services.api.paging import PageDep, cut
+from caracal.services.api.path import ZoneId
+
+router = APIRouter(prefix="/v1/zones", tags=["zones"])
+
+Slug = Annotated[str, Field(pattern=r"^[a-z0-9-]+$", max_length=128)]
+_DATA_KEY_BYTES = 32
+_SLUG_ATTEMPTS = 100
+
+
+class ZoneInput(Body):
+    name: Name
+    slug: Slug | None = None
+    org_id: Name = "default"
+    dcr_enabled: bool = False
+    pkce_required: bool = True
+    login_flow: Name = "default"
+
+
+class ZonePatch(Body):
+    name: Name = ""
+    slug: Slug = ""
+    org_id: Name = ""
+    dcr_enabled: bool = False
+    pkce_required: bool = True
+    login_flow: Name = ""
+
+
+class ZoneAnswer(Answer):
+    id: str
+    org_id: str
+    name: str
+    slug: str
+    dcr_enabled: bool
+    pkce_required: bool
+    login_flow: str
+    created_at: datetime
+    updated_at: datetime
+
+
+def global_only(call: CallDep) -> None:
+    """Refuse tokens of one zone."""
+    if call.token["scope"] != "global":
+        raise Forbidden("admin_token_zone_mismatch", "a global token is needed")
+
+
+@router.get("", dependencies=[Depends(global_only)])
+async def list_(call: CallDep, page: PageDep) -> list[ZoneAnswer]:
+    """List zones, newest first."""
+    async with call.database() as db:
+        rows = await list_zones(db, page)
+    return [ZoneAnswer(**row) for row in cut(rows, page, call.request, call.response)]
+
+
+@router.post("", status_code=201, dependencies=[Depends(global_only)])
+async def create(body: ZoneInput, call: CallDep) -> ZoneAnswer:
+    """Create a zone. Without ``slug`` one is derived from the name, made unique by a number."""
+    members = body.model_dump(exclude={"slug"})
+    if body.slug is not None:
+        return ZoneAnswer.of(await _create(call, body.slug, members))
+    derived = slug_of(body.name)[:120]
+    for number in count(1):
+        slug = derived if number == 1 else f"{derived}-{number}"
+        try:
+            return ZoneAnswer.of(await _create(call, slug, members))
+        except Conflict:
+            if number == _SLUG_ATTEMPTS:
+                raise
+    raise AssertionError("unreachable: count() has no end")
+
+
+async def _create(call: Call, slug: str, members: dict[str, Any]) -> Zone:
+    zone_id = new_id()
+    made: list[Zone] = []
+
+    async def command() -> Saved:
+        data_key = call.api.vault.seal(secrets.token_bytes(_DATA_KEY_BYTES))
+        made[:] = [Zone.create(zone_id, slug=slug, data_key=data_key, **members)]
+        return await call.api.log.save(*made)
+
+    await call.commit(command, zone_id)
+    return made[0]
+
+
+@router.get("/{zone_id}")
+async def get(zone_id: ZoneId, call: CallDep) -> ZoneAnswer:
+    """Show a zone."""
+    async with call.database() as db:
+        row = await get_zone(db, zone_id)
+    if row is None:
+        raise zone_not_found(zone_id)
+    return ZoneAnswer(**row)
+
+
+@router.patch("/{zone_id}")
+async def patch(zone_id: ZoneId, body: ZonePatch, call: CallDep) -> ZoneAnswer:
+    """Change a zone."""
+    if not (changes := body.given()):
+        raise BadInput("no_fields", "nothing to change was sent")
+    zone = await call.change(
+        Zone, zone_id, zone_id, lambda zone: zone.change(changes), zone_not_found(zone_id)
+    )
+    return ZoneAnswer.of(zone)
+
+
+@router.delete("/{zone_id}", status_code=204)
+async def delete(zone_id: ZoneId, call: CallDep) -> Response:
+    """Archive a zone: its sessions, agents, edges and open streams end at once."""
+    fall = Fall()
+    await call.change(
+        Zone, zone_id, zone_id, lambda zone: zone.archive(fall), zone_not_found(zone_id)
+    )
+    return no_content(call)

@@ -1,0 +1,195 @@
+"""``/health``, ``/ready`` and ``/metrics`` of every service, outside of all other layers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import orjson
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+
+from caracal.errors import TooMany
+from caracal.events.store.redis import GONE
+from caracal.projections.tail import Tail
+from caracal.services.connections import Pool
+from caracal.services.drain import draining
+from caracal.services.http import (
+    App,
+    Receive,
+    Scope,
+    Send,
+    header,
+    is_bearer,
+    request_id_of,
+    respond,
+    respond_error,
+)
+from caracal.settings import Settings
+
+_READY_SECONDS = 2.0
+Check = Callable[[], Awaitable[str | None]]
+"""Returns the reason for which the service is not ready; None when it is."""
+Details = Callable[[], dict[str, Any]]
+Counters = Callable[[], dict[str, Any]]
+
+
+class Health:
+    """The operational routes of one service."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._checks: list[Check] = []
+        self._details: list[Details] = []
+        self._counters: Counters = dict
+        self._prefix = f"caracal_{settings.service}_"
+        self._asked: dict[str, deque[float]] = {}
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+
+    def watch(
+        self,
+        *,
+        database: Pool | None = None,
+        redis: Any = None,
+        tail: Tail | None = None,
+        checks: tuple[Check, ...] = (),
+        details: Details = dict,
+        counters: Counters = dict,
+    ) -> None:
+        """Say what readiness depends on; ``counters`` gives the contract's JSON counters."""
+        if database is not None:
+            self._checks.append(_database_check(database))
+        if redis is not None:
+            self._checks.append(_redis_check(redis))
+        if tail is not None:
+            self._checks.append(self._tail_check(tail))
+            self._details.append(lambda: _tail_details(tail))
+        self._checks.extend(checks)
+        self._details.append(details)
+        self._counters = counters
+
+    def around(self, app: App, *, lifespan: App) -> App:
+        """Return an app that answers the operational routes and hands on all others."""
+        routes = {"/health": self._health, "/ready": self._ready, "/metrics": self._metrics}
+
+        async def routed(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "lifespan":
+                await lifespan(scope, receive, send)
+            elif scope["type"] == "http" and scope["method"] == "GET" and scope["path"] in routes:
+                await routes[scope["path"]](scope, send)
+            else:
+                await app(scope, receive, send)
+
+        return routed
+
+    async def _health(self, scope: Scope, send: Send) -> None:
+        await _json(scope, send, 200, {"ok": True})
+
+    async def _ready(self, scope: Scope, send: Send) -> None:
+        if self._too_often(scope):
+            refusal = TooMany("rate_limited", "too many readiness checks", retry_after=60)
+            await respond_error(send, refusal, request_id_of(scope))
+        elif draining.is_set():
+            await _json(scope, send, 503, {"ok": False, "draining": True})
+        elif (reason := await self._reason()) is not None:
+            name = reason.partition("_")[0]
+            body = {"ok": False, "error": reason, "reason": reason, "dependency": name}
+            await _json(scope, send, 503, body)
+        else:
+            details = {name: value for more in self._details for name, value in more().items()}
+            await _json(scope, send, 200, {"ok": True, "ready": True, "draining": False} | details)
+
+    async def _reason(self) -> str | None:
+        try:
+            async with asyncio.timeout(_READY_SECONDS):
+                reasons = await asyncio.gather(*(check() for check in self._checks))
+        except TimeoutError:
+            return "job_stalled"
+        return next((reason for reason in reasons if reason is not None), None)
+
+    def _too_often(self, scope: Scope) -> bool:
+        limit = self._settings.ready_rate_limit_per_min
+        address = (scope.get("client") or ("-",))[0]
+        if len(self._asked) > 1000:
+            self._asked.clear()
+        asked, now = self._asked.setdefault(address, deque()), time.monotonic()
+        while asked and now - asked[0] > 60:
+            asked.popleft()
+        asked.append(now)
+        return bool(limit) and len(asked) > limit
+
+    def _tail_check(self, tail: Tail) -> Check:
+        async def check() -> str | None:
+            return None if tail.age <= self._settings.max_staleness else "state_stale"
+
+        return check
+
+    async def _metrics(self, scope: Scope, send: Send) -> None:
+        expected = self._settings.metrics_bearer
+        if expected and not is_bearer(scope, expected):
+            await _json(scope, send, 401, {"error": "invalid_token"})
+        elif b"application/json" in (header(scope, b"accept") or b""):
+            await _json(scope, send, 200, self._counters())
+        else:
+            text = generate_latest(self._registry)
+            await respond(send, 200, text, _id(scope), CONTENT_TYPE_LATEST.encode())
+
+    def collect(self) -> list[Metric]:
+        """Return the counters for Prometheus; nested names are joined by ``_``."""
+        flat = _flat(self._counters(), self._prefix)
+        return [GaugeMetricFamily(name, name, value=value) for name, value in flat.items()]
+
+
+def _flat(counters: dict[str, Any], prefix: str) -> dict[str, float]:
+    flat: dict[str, float] = {}
+    for name, value in counters.items():
+        clean = f"{prefix}{name}".replace(".", "_").replace("-", "_")
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{clean}_")
+        elif isinstance(value, int | float):
+            flat[clean] = float(value)
+    return flat
+
+
+def _database_check(database: Pool) -> Check:
+    async def check() -> str | None:
+        try:
+            async with database.connection(timeout=_READY_SECONDS / 2) as connection:
+                await connection.execute("SELECT 1")
+        except Exception:  # noqa: BLE001 - whatever it is, the database cannot be used
+            return "postgres_unreachable"
+        return None
+
+    return check
+
+
+def _redis_check(redis: Any) -> Check:
+    async def check() -> str | None:
+        try:
+            await redis.ping()
+        except GONE:
+            return "redis_unreachable"
+        return None
+
+    return check
+
+
+def _tail_details(tail: Tail) -> dict[str, Any]:
+    return {
+        "position": tail.position,
+        "staleness_ms": max(0, int(tail.age * 1000)),
+        "parked": len(tail.parked),
+        "degraded": bool(tail.parked),
+    }
+
+
+async def _json(scope: Scope, send: Send, status: int, body: dict[str, Any]) -> None:
+    await respond(send, status, orjson.dumps(body), _id(scope))
+
+
+def _id(scope: Scope) -> list[tuple[bytes, bytes]]:
+    return [(b"x-request-id", request_id_of(scope).encode()), (b"cache-control", b"no-store")]

@@ -1,0 +1,107 @@
+"""The worker: relay and projections, one task each, every one with connections of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from starlette.applications import Starlette
+
+from caracal.events.store.relay import Relay
+from caracal.events.topics import TOPICS
+from caracal.projections import PROJECTIONS
+from caracal.projections.runner import Runner
+from caracal.services.connections import pool, rings
+from caracal.services.health import Health
+from caracal.services.http import App, Edge
+from caracal.settings import Settings
+from caracal.tasks import cancelled
+
+
+def create_app(settings: Settings) -> App:
+    """Return the ASGI app of the worker: its operational routes."""
+    health = Health(settings)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            connections = await stack.enter_async_context(pool(settings))
+            relay, runners = _relay(settings), _runners(settings)
+            jobs = [relay.run(), *(runner.run() for runner in runners)]
+            tasks = [asyncio.create_task(job) for job in jobs]
+            for task in tasks:
+                stack.push_async_callback(cancelled, task)
+
+            async def stalled() -> str | None:
+                return "job_stalled" if any(task.done() for task in tasks) else None
+
+            health.watch(
+                database=connections,
+                checks=(stalled,),
+                details=lambda: _details(relay, runners),
+                counters=lambda: _counters(relay, runners),
+            )
+            yield
+
+    app = Starlette(lifespan=lifespan)
+    return health.around(Edge(app, body_limit=0), lifespan=app)
+
+
+def _relay(settings: Settings) -> Relay:
+    return Relay(
+        settings.database_url,
+        settings.redis_url,
+        rings(settings),
+        maxlen=settings.streams_maxlen,
+        poll_seconds=settings.relay_poll_ms / 1000,
+    )
+
+
+def _runners(settings: Settings) -> list[Runner]:
+    return [
+        Runner(
+            projection,
+            topic,
+            database_url=settings.database_url,
+            redis_url=settings.redis_url,
+            rings=rings(settings),
+        )
+        for projection in PROJECTIONS
+        for topic in projection.topics
+    ]
+
+
+def _details(relay: Relay, runners: list[Runner]) -> dict[str, Any]:
+    parked = sum(len(runner.counters.parked) for runner in runners)
+    quarantined = relay.counters.quarantined
+    return {
+        "position": relay.counters.position,
+        "parked": parked,
+        "quarantined": quarantined,
+        "degraded": bool(parked or quarantined),
+    }
+
+
+def _counters(relay: Relay, runners: list[Runner]) -> dict[str, Any]:
+    counters = relay.counters
+    return {
+        "relay_position": counters.position,
+        "relay_published_total": counters.published,
+        "relay_resyncs_total": counters.resyncs,
+        "relay_refused_total": counters.refused,
+        "relay_restarts_total": counters.restarts,
+        "quarantines_total": counters.quarantined,
+        "topics": len(TOPICS),
+        "projections": {
+            f"{runner.projection.name}_{runner.topic.name}": {
+                "position": runner.counters.position,
+                "applied_total": runner.counters.applied,
+                "gaps_total": runner.counters.gaps,
+                "foreign_total": runner.counters.foreign,
+                "parked": len(runner.counters.parked),
+            }
+            for runner in runners
+        },
+    }
