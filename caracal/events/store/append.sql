@@ -26,8 +26,8 @@ BEGIN
         WHEN 'need' THEN
             held := EXISTS (SELECT FROM guard_key WHERE key = guard->>'key');
         WHEN 'count' THEN
-            INSERT INTO guard_count AS c VALUES (guard->>'key', (guard->>'by')::bigint)
-            ON CONFLICT (key) DO UPDATE SET n = greatest(c.n + excluded.n, 0)
+            INSERT INTO guard_count AS c VALUES (guard->>'key', greatest((guard->>'by')::bigint, 0))
+            ON CONFLICT (key) DO UPDATE SET n = greatest(c.n + (guard->>'by')::bigint, 0)
             RETURNING c.n <= (guard->>'limit')::bigint OR (guard->>'by')::bigint < 0 INTO held;
         WHEN 'edge' THEN
             INSERT INTO guard_edge VALUES (guard->>'owner', guard->>'a', guard->>'b') ON CONFLICT DO NOTHING;
@@ -40,7 +40,9 @@ BEGIN
             DELETE FROM guard_edge WHERE owner IN (SELECT jsonb_array_elements_text(guard->'owners'));
         WHEN 'secret' THEN
             INSERT INTO vault VALUES (guard->>'ref', guard->>'key_id',
-                decode(guard->>'nonce', 'base64'), decode(guard->>'ciphertext', 'base64'));
+                decode(guard->>'nonce', 'base64'), decode(guard->>'ciphertext', 'base64'))
+            ON CONFLICT (ref) DO UPDATE SET key_id = excluded.key_id, nonce = excluded.nonce,
+                ciphertext = excluded.ciphertext;
         WHEN 'erase' THEN
             DELETE FROM vault WHERE ref IN (SELECT jsonb_array_elements_text(guard->'refs'));
         END CASE;

@@ -7,6 +7,7 @@ refusal in it is taken apart and appended one by one, so nobody pays for another
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,7 +23,8 @@ from caracal.events.guards import Guard
 
 MAX_BATCH = 200
 _GUARD_REFUSED = "CA001"
-_RECONNECT_SECONDS = 2.0
+_SAME_VERSION = "log_version"
+_PATIENCE_SECONDS = 2.0  # that a request waits for a lost database
 
 
 class VersionConflict(Exception):
@@ -65,7 +67,7 @@ class Appender:
         Raises:
             psycopg.Error: the database cannot be reached.
         """
-        self._connection = await self._connect()
+        await self._connected()
         self._task = asyncio.create_task(self._run(), name="appender")
 
     async def stop(self) -> None:
@@ -108,26 +110,54 @@ class Appender:
                 for request in batch:
                     request.refuse(error)
 
-    async def _append(self, batch: list[Append], *, again: bool = True) -> None:
+    async def _append(self, batch: list[Append]) -> None:
+        try:
+            await self._commit(batch)
+        except psycopg.OperationalError:
+            await self._settle(batch)
+
+    async def _commit(self, batch: list[Append]) -> None:
+        """Append and answer, in one transaction, or with a refusal in it in one for each.
+
+        Raises:
+            psycopg.OperationalError: the connection was lost; who has no answer may be in the log.
+        """
         try:
             positions = await self._call(batch)
         except psycopg.OperationalError:
-            await (self._settle(batch) if again else _refuse_all(batch))
+            raise
         except psycopg.DatabaseError as error:
             if len(batch) == 1:
                 batch[0].refuse(_refusal(error, batch[0]))
             else:
                 for request in batch:
-                    await self._append([request], again=again)
+                    await self._commit([request])
         else:
             _share(batch, positions)
 
+    async def _settle(self, batch: list[Append]) -> None:
+        """The connection was lost: look who is in the log, append the others; not for ever."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                if missing := [request for request in batch if not await self._settled(request)]:
+                    await self._commit(missing)
+                return
+            except psycopg.OperationalError:
+                await asyncio.sleep(0.05)
+        for request in batch:
+            request.refuse(_unavailable())
+
+    async def _settled(self, request: Append) -> bool:
+        if not request.answer.done() and (positions := await self._committed(request)):
+            request.accept(positions)
+        return request.answer.done()
+
     async def _call(self, batch: list[Append]) -> list[int]:
-        if self._connection is None or self._connection.closed:
-            self._connection = await self._reconnect()
+        connection = await self._connected()
         events = [event for request in batch for event in request.events]
         guards = [guard.arguments() for request in batch for guard in request.guards]
-        cursor = await self._connection.execute(
+        cursor = await connection.execute(
             "SELECT append_events(%b::uuid[], %b::int[], %b::text[], %b::bytea[], %s::jsonb)",
             (
                 [event.originator_id for event in events],
@@ -140,33 +170,15 @@ class Appender:
         )
         return [row[0] for row in await cursor.fetchall()]
 
-    async def _settle(self, batch: list[Append]) -> None:
-        """The connection was lost: look whether the commit happened, else append once more.
-
-        Under the log's lock, so a backend that is still busy with it has come to an end.
-        """
-        try:
-            missing = [request for request in batch if not await self._settled(request)]
-        except psycopg.OperationalError:
-            await _refuse_all(batch)
-            return
-        for request in missing:
-            await self._append([request], again=False)
-
-    async def _settled(self, request: Append) -> bool:
-        if self._connection is None or self._connection.closed:
-            self._connection = await self._reconnect()
-        if (positions := await self._committed(request)) is None:
-            return False
-        request.accept(positions)
-        return True
-
     async def _committed(self, request: Append) -> list[int] | None:
-        """Return the positions when the log has these very events."""
-        assert self._connection is not None
-        async with self._connection.transaction():
-            await self._connection.execute("SELECT pg_advisory_xact_lock(4846791580151137091)")
-            cursor = await self._connection.execute(
+        """Return the positions when the log has these very events.
+
+        Under the log's lock, so a backend that is still busy with them has come to an end.
+        """
+        connection = await self._connected()
+        async with connection.transaction():
+            await connection.execute("SELECT pg_advisory_xact_lock(4846791580151137091)")
+            cursor = await connection.execute(
                 "SELECT l.position, l.state = e.state FROM log l"
                 " JOIN unnest(%b::uuid[], %b::int[], %b::bytea[]) AS e (key, version, state)"
                 " ON l.aggregate_key = e.key AND l.version = e.version ORDER BY l.position",
@@ -180,25 +192,12 @@ class Appender:
         same = len(rows) == len(request.events) and all(equal for _, equal in rows)
         return [position for position, _ in rows] if same else None
 
-    async def _connect(self) -> AsyncConnection[Any]:
-        return await AsyncConnection.connect(self._url, autocommit=True, connect_timeout=2)
-
-    async def _reconnect(self) -> AsyncConnection[Any]:
-        if self._connection is not None:
-            await self._connection.close()
-        deadline = asyncio.get_running_loop().time() + _RECONNECT_SECONDS
-        while True:
-            try:
-                return await self._connect()
-            except psycopg.OperationalError:
-                if asyncio.get_running_loop().time() >= deadline:
-                    raise
-                await asyncio.sleep(0.05)
-
-
-async def _refuse_all(batch: list[Append]) -> None:
-    for request in batch:
-        request.refuse(_unavailable())
+    async def _connected(self) -> AsyncConnection[Any]:
+        if self._connection is None or self._connection.closed:
+            self._connection = await AsyncConnection.connect(
+                self._url, autocommit=True, connect_timeout=2
+            )
+        return self._connection
 
 
 def _share(batch: list[Append], positions: list[int]) -> None:
@@ -212,7 +211,7 @@ def _refusal(error: psycopg.DatabaseError, request: Append) -> Exception:
     if error.sqlstate == _GUARD_REFUSED and error.diag.message_detail is not None:
         refusal = request.guards[int(error.diag.message_detail)].refusal
         return refusal or error
-    if isinstance(error, psycopg.errors.UniqueViolation):
+    if error.diag.constraint_name == _SAME_VERSION:
         return VersionConflict(str(error))
     return error
 
