@@ -395,20 +395,12 @@ def test_head_over_the_limit_is_431(serve: Serve, request_head: bytes) -> None:
 
 
 def test_head_that_comes_in_pieces_is_limited_too(serve: Serve) -> None:
+    """The answer arrives although the client is still sending."""
     with serve().connect() as sock:
         sock.sendall(b"GET /plain HTTP/1.1\r\nhost: x\r\nx: ")
-        answer = b""
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            for _ in range(200):
-                sock.sendall(b"v" * 1000)
-                sock.setblocking(False)
-                with contextlib.suppress(BlockingIOError):
-                    answer += sock.recv(65536)
-                sock.settimeout(LIMIT)
-                if answer:
-                    break
-            answer += read_all(sock) if not answer else b""
-    assert answer.startswith(b"HTTP/1.1 431 ")
+        for _ in range(100):
+            sock.sendall(b"v" * 1000)
+        assert read_all(sock).startswith(b"HTTP/1.1 431 ")
 
 
 def test_head_within_the_limit_passes_and_is_counted_per_request(serve: Serve) -> None:
@@ -420,7 +412,14 @@ def test_head_within_the_limit_passes_and_is_counted_per_request(serve: Serve) -
 
 
 @pytest.mark.parametrize(
-    "request_head", [b"GET / HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x00", b"GET /\xff HTTP/1.1\r\n\r\n"]
+    "request_head",
+    [
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"\x16\x03\x01\x00",
+        b"GET /\xff HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"GET /plain HTTP/1.1\r\n\r\n",
+        get("/plain", "host: y"),
+    ],
 )
 def test_what_is_not_http_is_400(serve: Serve, request_head: bytes) -> None:
     head, _, body = serve().raw(request_head).partition(b"\r\n\r\n")

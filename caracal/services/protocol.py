@@ -25,6 +25,7 @@ from caracal.services.response_cycle import CutConnection, ResponseCycle, check_
 __all__ = ["CaracalProtocol", "CutConnection", "protocol_class"]
 
 _MAX_DISCARDED = 1 << 20
+_LINGER = 1.0
 
 
 class _Stage(Enum):
@@ -51,6 +52,7 @@ class CaracalProtocol(HttpToolsProtocol):
     _too_large = False
     _discarded = 0
     _handed_over = False
+    _refused = False
     _deadline = inf
     _read_timer: asyncio.TimerHandle | None = None
     _write_timer: asyncio.TimerHandle | None = None
@@ -67,10 +69,12 @@ class CaracalProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
         if self._stage is _Stage.HEADERS:
             self._raw_bytes += len(data)
         super().data_received(data)
-        if not self._handed_over and not self.transport.is_closing():
+        if not (self._handed_over or self._refused or self.transport.is_closing()):
             self._after_data()
 
     def handle_websocket_upgrade(self) -> None:
@@ -110,6 +114,8 @@ class CaracalProtocol(HttpToolsProtocol):
         scope["http_version"] = version
         if version == "1.1":
             scope["extensions"] = {"http.response.trailers": {}}
+            if sum(name == b"host" for name, _ in self.headers) != 1:
+                raise ValueError("not exactly one Host (RFC 9112, section 3.2)")
         if self.parser.should_upgrade() and self._should_upgrade():
             return
         self._set_path(scope)
@@ -175,10 +181,14 @@ class CaracalProtocol(HttpToolsProtocol):
         self._refuse(431 if self._too_large else 400)
 
     def _refuse(self, status: int) -> None:
-        if not self._busy():  # else an answer is under way, and the cut says enough
-            self.transport.write(_refusal(status, self.server_state.default_headers))
-        self.transport.close()
-        self.bound_close()
+        self._refused = True
+        if self._busy() or not self.transport.can_write_eof():
+            self.transport.close()  # an answer is under way, and the cut says enough
+            return
+        self.transport.write(_refusal(status, self.server_state.default_headers))
+        # Closing over data that nobody has read resets the connection, the answer with it.
+        self.transport.write_eof()
+        self._close_timer = self.loop.call_later(_LINGER, self.transport.abort)
 
     # -- time
 
