@@ -1,0 +1,167 @@
+"""Rebuild of a read model: beside the live tables, from the log, then a swap in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection
+
+from caracal.events.record import Record
+from caracal.events.store.entries import EntryId, LogReader
+from caracal.projections import sql
+from caracal.projections.memory import MemoryMarks, MemoryTable, MemoryView, Row, apply
+from caracal.projections.projection import Projection
+from caracal.projections.runner import CHECKPOINT_CHANNEL
+from caracal.projections.schema import shape
+from caracal.projections.table import Applied, Merged
+
+BATCH = 5_000
+_SWAP_ATTEMPTS = 50
+
+Progress = Callable[[int, int], None]
+"""Called with (position reached, end of the log)."""
+
+
+async def rebuild(
+    database_url: str, projection: Projection, progress: Progress = lambda at, end: None
+) -> int:
+    """Make a read model anew while the old one serves; return the position it stands at.
+
+    A parked aggregate stays parked, at the same position.
+
+    Raises:
+        psycopg.Error: the database is gone, or readers never let the swap in.
+    """
+    async with await AsyncConnection.connect(database_url, autocommit=True) as connection:
+        building = _Building(connection, projection)
+        await building.make_tables()
+        await building.read_log(progress)
+        for _ in range(_SWAP_ATTEMPTS - 1):
+            with suppress(psycopg.errors.LockNotAvailable):
+                return await building.swap()
+            await building.read_log(progress)
+        return await building.swap()
+
+
+async def as_of(
+    database_url: str, projection: Projection, position: int
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of a read model as they were at a position of the log, by table."""
+    views: dict[str, MemoryView] = {
+        table.name: MemoryMarks(table) if isinstance(table, Merged) else MemoryTable(table)
+        for table in projection.tables
+    }
+    async with await AsyncConnection.connect(database_url, autocommit=True) as connection:
+        at = 0
+        while records := await _records(connection, projection, at, position):
+            at = records[-1].position
+            apply(views, (op for record in records for op in projection.reduce(record.fact())))
+    return {name: _visible(view) for name, view in views.items()}
+
+
+def _visible(view: MemoryView) -> list[Row]:
+    assert isinstance(view, MemoryTable | MemoryMarks)
+    return [row for row in view.rows.values() if not row.get("stub", False)]
+
+
+class _Building:
+    """A read model under construction: its tables have another name, until the swap."""
+
+    def __init__(self, connection: AsyncConnection[Any], projection: Projection) -> None:
+        self._connection, self._projection = connection, projection
+        self._names = {table.name: f"{table.name}__next" for table in projection.tables}
+        self._position = 0
+        self._parked: dict[tuple[str, str], int] = {}
+
+    async def make_tables(self) -> None:
+        """Create the empty tables; those of a rebuild that was cut off go first."""
+        for table in self._projection.tables:
+            name = self._names[table.name]
+            await self._connection.execute(f"DROP TABLE IF EXISTS {name}")
+            for statement in table.ddl(name):
+                await self._connection.execute(statement)
+        cursor = await self._connection.execute(
+            "SELECT topic, aggregate_id, position FROM parked WHERE projection = %s",
+            (self._projection.name,),
+        )
+        self._parked = {(row[0], row[1]): row[2] for row in await cursor.fetchall()}
+
+    async def read_log(self, progress: Progress) -> None:
+        """Apply the log from where we are to its end."""
+        end = await LogReader(self._connection).end()
+        while records := await _records(self._connection, self._projection, self._position, end):
+            operations = self._operations(records)
+            async with self._connection.transaction():
+                await sql.apply(self._connection, operations, self._names)
+            self._position = records[-1].position
+            progress(self._position, end)
+        self._position = max(self._position, end)
+        progress(self._position, end)
+
+    def _operations(self, records: Iterable[Record]) -> list[Applied]:
+        topics = {
+            source: topic.name for topic in self._projection.topics for source in topic.sources
+        }
+        operations = []
+        for record in records:
+            fact = record.fact()
+            parked_at = self._parked.get((topics[fact.name], fact.aggregate_id))
+            if parked_at is None or fact.position < parked_at:
+                operations += self._projection.reduce(fact)
+        return operations
+
+    async def swap(self) -> int:
+        """Let no projector write, apply the rest, and put the new tables in place."""
+        before = self._position
+        try:
+            await self._swap()
+        except psycopg.Error:
+            self._position = before  # what was applied since is rolled back
+            raise
+        return self._position
+
+    async def _swap(self) -> None:
+        async with self._connection.transaction():
+            await self._connection.execute("SET LOCAL lock_timeout = '200ms'")
+            await self._connection.execute(
+                "SELECT FROM checkpoints WHERE projection = %s FOR UPDATE", (self._projection.name,)
+            )
+            await self.read_log(lambda at, end: None)
+            for name, building in self._names.items():
+                await self._connection.execute(f"DROP TABLE {name}")
+                await self._connection.execute(f"ALTER TABLE {building} RENAME TO {name}")
+            await self._move_checkpoints()
+            await self._connection.execute(
+                "UPDATE read_models SET shape = %s WHERE projection = %s",
+                (shape(self._projection), self._projection.name),
+            )
+
+    async def _move_checkpoints(self) -> None:
+        log = LogReader(self._connection)
+        for topic in self._projection.topics:
+            place = await log.before(topic, EntryId(self._position + 1, 0))
+            await self._connection.execute(
+                "INSERT INTO checkpoints AS c VALUES (%s, %s, %s, %s)"
+                " ON CONFLICT (projection, topic) DO UPDATE"
+                " SET position = excluded.position, n = excluded.n",
+                (self._projection.name, topic.name, *place),
+            )
+            payload = f"{self._projection.name} {topic.name} {place.position}"
+            await self._connection.execute(
+                "SELECT pg_notify(%s, %s)", (CHECKPOINT_CHANNEL, payload)
+            )
+
+
+async def _records(
+    connection: AsyncConnection[Any], projection: Projection, after: int, upto: int
+) -> Sequence[Record]:
+    names = [source for topic in projection.topics for source in topic.sources]
+    cursor = await connection.execute(
+        "SELECT position, version, name, state FROM log"
+        " WHERE name = ANY(%s) AND position > %s AND position <= %s ORDER BY position LIMIT %s",
+        (names, after, upto, BATCH),
+    )
+    return [Record.read(*row) for row in await cursor.fetchall()]
