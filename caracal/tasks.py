@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import Any
 
 
 async def cancelled(task: asyncio.Task[Any]) -> None:
-    """Cancel a task and wait until it has ended."""
+    """Cancel a task and wait until it has ended, however it ends."""
     task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
+    await asyncio.gather(task, return_exceptions=True)

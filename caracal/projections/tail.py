@@ -84,6 +84,7 @@ class Tail:
         self.wanted_probe: asyncio.Future[None] | None = None
         self._moved = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
+        self._following: _Following | None = None
 
     # --- what a service asks ------------------------------------------------------------------
 
@@ -93,15 +94,21 @@ class Tail:
         Raises:
             psycopg.Error: the database cannot be reached.
         """
-        following = _Following(self)
-        await following.connect_database()
-        await following.snapshot()
-        self._task = asyncio.create_task(following.run(), name="tail")
+        self._following = _Following(self)
+        try:
+            await self._following.connect_database()
+            await self._following.snapshot()
+        except BaseException:
+            await self._following.close()
+            raise
+        self._task = asyncio.create_task(self._following.run(), name="tail")
 
     async def stop(self) -> None:
         """Stop following."""
         if self._task is not None:
             await cancelled(self._task)
+        if self._following is not None:
+            await self._following.close()
 
     @property
     def running(self) -> bool:
@@ -177,14 +184,15 @@ class _Following:
         self._pause_until = 0.0
 
     async def run(self) -> None:
-        try:
-            while True:
-                await self._step()
-        finally:
-            if self._read is not None:
-                await cancelled(self._read)
-            await self._redis.aclose()
-            await self._close_database()
+        while True:
+            await self._step()
+
+    async def close(self) -> None:
+        """Close all connections; the task has ended, or never began."""
+        if self._read is not None:
+            await cancelled(self._read)
+        await self._redis.aclose()
+        await self._close_database()
 
     async def _step(self) -> None:
         now = time.monotonic()
