@@ -31,6 +31,13 @@ from caracal.errors import StartError
 Service = Literal["api", "sts", "coordinator", "gateway", "worker"]
 SERVICES: tuple[Service, ...] = get_args(Service)
 
+PORTS: Mapping[Service, int] = {
+    "api": 3000,
+    "sts": 8080,
+    "coordinator": 4000,
+    "gateway": 8081,
+    "worker": 9090,
+}
 KEY_BYTES = 32  # least length of an HMAC key
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0}
 _MODES = {"production": "runtime", "rc": "runtime", "stable": "runtime"}
@@ -236,7 +243,8 @@ class Settings(BaseSettings):
     def _defaults_of_service(cls, given: dict[str, Any]) -> dict[str, Any]:
         mode = given.get("caracal_mode")
         host = "127.0.0.1" if mode == "dev" else "0.0.0.0"  # noqa: S104  a container's door
-        return {"host": host, **_DEFAULTS.get(given["service"], {}), **given}
+        service = given["service"]
+        return {"host": host, "port": PORTS[service], **_DEFAULTS.get(service, {}), **given}
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
@@ -275,12 +283,10 @@ def _read(name: str, file: Path) -> str:
         raise StartError(f"{name}_FILE cannot be read: {error}") from error
 
 
-_DEFAULTS: Mapping[str, dict[str, int]] = {
-    "api": {"port": 3000},
-    "sts": {"port": 8080, "shutdown_grace_ms": 10000},
-    "coordinator": {"port": 4000, "db_statement_timeout_ms": 10000},
-    "gateway": {"port": 8081, "shutdown_grace_ms": 25000},
-    "worker": {"port": 9090},
+_DEFAULTS: Mapping[Service, dict[str, int]] = {
+    "sts": {"shutdown_grace_ms": 10000},
+    "coordinator": {"db_statement_timeout_ms": 10000},
+    "gateway": {"shutdown_grace_ms": 25000},
 }
 _REQUIRED: Mapping[Service, tuple[str, ...]] = {
     "api": ("zone_kek",),

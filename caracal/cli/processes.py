@@ -76,15 +76,21 @@ class Children:
                 self.codes[self._names.pop(pid)] = os.waitstatus_to_exitcode(status)
         return list(self._names.values())
 
-    def stop(self, names: Iterable[str], patience: float) -> None:
-        """End the named ones by SIGTERM; by SIGKILL those that stay longer than ``patience`` s."""
-        wanted = set(names)
+    def stop(self, names: Iterable[str], patience: float) -> list[str]:
+        """End the named ones by SIGTERM, those that stay longer than ``patience`` s by SIGKILL.
+
+        Returns:
+            The names of those that were killed.
+        """
+        wanted, killed = set(names), set[str]()
         self._signal(wanted, signal.SIGTERM)
         limit = time.monotonic() + patience
-        while wanted & set(self.running()):
+        while late := wanted & set(self.running()):
             if time.monotonic() > limit:
-                self._signal(wanted, signal.SIGKILL)
+                self._signal(late, signal.SIGKILL)
+                killed |= late
             time.sleep(_POLL)
+        return sorted(killed)
 
     def _signal(self, names: set[str], number: signal.Signals) -> None:
         self.running()

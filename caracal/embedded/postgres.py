@@ -184,7 +184,7 @@ class Postgres:
         self._account.take(self._runtime)
         password.unlink()
         if failed:
-            raise StartError(f"initdb failed: {last_line(log)}")
+            raise StartError(f"initdb failed: {last_line(log, 'error')}")
 
 
 def _here(data: Path) -> str:

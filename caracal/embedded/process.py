@@ -21,7 +21,7 @@ from caracal.errors import StartError
 READY_LIMIT = 60.0  # s; a crashed server first replays its log
 _POLL = 0.01  # s
 _ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
-_REASON = re.compile(r"fatal|error", re.IGNORECASE)
+_REASON = "(?i)fatal|error"
 _PRIVATE_UIDS = range(60321, 60400)
 
 
@@ -125,7 +125,7 @@ def await_ready(
     limit = time.monotonic() + READY_LIMIT
     while not answers():
         if process.poll() is not None:
-            raise StartError(f"{name} did not start: {last_line(log)}")
+            raise StartError(f"{name} did not start: {last_line(log, _REASON)}")
         if time.monotonic() > limit:
             raise StartError(f"{name} does not answer after {READY_LIMIT:.0f} s; see {log}")
         time.sleep(_POLL)
@@ -144,8 +144,8 @@ def end(process: subprocess.Popen[bytes], *signals: Signals, patience: float) ->
         process.wait()
 
 
-def last_line(log: Path) -> str:
-    """Return the line of ``log`` that says why, for a message of one line."""
+def last_line(log: Path, like: str = "") -> str:
+    """Return the last line of ``log``, if possible one that matches pattern ``like``."""
     lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-    reasons = [line for line in lines if _REASON.search(line)] or lines
-    return reasons[-1].strip() if reasons else "it left no message"
+    chosen = [line for line in lines if re.search(like, line)] or lines
+    return chosen[-1].strip() if chosen else "it left no message"

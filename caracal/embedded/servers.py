@@ -50,11 +50,15 @@ class EmbeddedServers:
             self.stop()
             raise
 
-    def stop(self) -> None:
-        """Stop both, remove the sockets, unlock the directory. May be called twice."""
+    def stop(self, patience: float = 3.0) -> None:
+        """Stop both, remove the sockets, unlock the directory. May be called twice.
+
+        Args:
+            patience: seconds until a harder signal follows; there are three at most.
+        """
         for server in (self._valkey, self._postgres):
             if server is not None:
-                server.stop()
+                server.stop(patience)
         if self._directory is not None:
             self._directory.remove_runtime()
             if self._directory is not self._data_dir:

@@ -37,13 +37,13 @@ def app_factory(service: Service) -> CreateApp:
 
 
 def prepare_servers(settings: Settings) -> None:
-    """Bring the database to this version's schema; see that both servers answer.
+    """Bring the database to this version; see that both servers answer.
 
     Raises:
         StartError: one of them does not.
     """
     try:
-        prepare(settings.database_url)
+        outdated = prepare(settings.database_url)
     except psycopg.OperationalError as error:
         reason = str(error).strip().splitlines()[0]
         raise StartError(f"the server of DATABASE_URL does not answer: {reason}") from error
