@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import typer
 
+from caracal.cli.dead import dead
+from caracal.cli.flow import flow
+from caracal.cli.rebuild import as_of, rebuild
 from caracal.cli.serve import serve
+from caracal.cli.topics import topics
 from caracal.cli.up import up
 
 main = typer.Typer(
@@ -16,5 +20,10 @@ main = typer.Typer(
 )
 main.command()(up)
 main.command()(serve)
+main.command()(flow)
+main.command()(topics)
+main.add_typer(dead, name="dead")
+main.command()(rebuild)
+main.command()(as_of)
 
 __all__ = ["main"]

@@ -14,11 +14,11 @@ from caracal.errors import StartError
 from caracal.settings import PORTS, SERVICES, Service
 
 Port = Annotated[int | None, typer.Option(min=0, max=65535, show_default=False)]
-_DATA_DIR = Path(platformdirs.user_data_dir("caracal", appauthor=False))
+DEFAULT_DATA_DIR = Path(platformdirs.user_data_dir("caracal", appauthor=False))
 
 
 def up(
-    data_dir: Annotated[Path, typer.Option(help="Where all data is kept.")] = _DATA_DIR,
+    data_dir: Annotated[Path, typer.Option(help="Where all data is kept.")] = DEFAULT_DATA_DIR,
     port_base: Annotated[
         int | None,
         typer.Option(

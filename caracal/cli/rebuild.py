@@ -1,0 +1,63 @@
+"""``caracal rebuild`` and ``caracal as-of``: read models from the log, anew or as they were."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import orjson
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from caracal.cli.target import DataDir, settings_of_running_stack
+from caracal.cli.up import DEFAULT_DATA_DIR, exit_code
+from caracal.errors import StartError
+from caracal.projections import PROJECTIONS
+from caracal.projections import rebuild as rebuilding
+from caracal.projections.projection import Projection
+
+Name = Annotated[str, typer.Argument(help="Name of the read model.")]
+
+
+def rebuild(name: Name, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+    """Make a read model anew from the log, while the old one serves."""
+    raise typer.Exit(exit_code(lambda: asyncio.run(_rebuild(name, data_dir))))
+
+
+def as_of(
+    name: Name,
+    position: Annotated[int, typer.Argument(min=0, help="Position in the log.")],
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Print a read model's rows as they were at a position of the log, one JSON a line."""
+    raise typer.Exit(exit_code(lambda: asyncio.run(_as_of(name, position, data_dir))))
+
+
+async def _rebuild(name: str, data_dir: Path) -> int:
+    projection = _named(name)
+    url = settings_of_running_stack(data_dir).database_url
+    with Progress(transient=True) as progress:
+        task = progress.add_task(f"rebuilding {name}", total=None)
+        at = await rebuilding.rebuild(
+            url, projection, lambda now, end: progress.update(task, completed=now, total=end)
+        )
+    Console().print(f"{name} stands at position {at}.")
+    return 0
+
+
+async def _as_of(name: str, position: int, data_dir: Path) -> int:
+    url = settings_of_running_stack(data_dir).database_url
+    for table, rows in (await rebuilding.as_of(url, _named(name), position)).items():
+        for row in rows:
+            typer.echo(orjson.dumps({"table": table, **row}).decode())
+    return 0
+
+
+def _named(name: str) -> Projection:
+    for projection in PROJECTIONS:
+        if projection.name == name:
+            return projection
+    known = ", ".join(sorted(projection.name for projection in PROJECTIONS))
+    raise StartError(f"there is no read model {name!r}; there are {known}")
