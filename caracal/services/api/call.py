@@ -119,7 +119,7 @@ class Call:
         return changed[0]
 
 
-def _call(request: Request, response: Response) -> Call:
+async def _call(request: Request, response: Response) -> Call:
     return Call(request.app.state.api, request, response, request.state.token)
 
 

@@ -47,12 +47,12 @@ def decode_cursor(text: str) -> tuple[datetime, str]:
 Cursor = Annotated[str | None, Query(description="from the Link of the page before")]
 
 
-def _page(limit: Annotated[int, Query(ge=1, le=500)] = 200, cursor: Cursor = None) -> Page:
+async def _page(limit: Annotated[int, Query(ge=1, le=500)] = 200, cursor: Cursor = None) -> Page:
     return Page(limit, decode_cursor(cursor) if cursor is not None else None)
 
 
-def _log_page(limit: Annotated[int, Query(ge=1, le=1000)] = 100, cursor: Cursor = None) -> Page:
-    return _page(limit, cursor)
+async def _log_page(limit: Annotated[int, Query(ge=1, le=1000)] = 100, cursor: Cursor = None) -> Page:
+    return await _page(limit, cursor)
 
 
 PageDep = Annotated[Page, Depends(_page)]

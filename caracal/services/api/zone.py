@@ -58,7 +58,7 @@ class ZoneAnswer(Answer):
     updated_at: datetime
 
 
-def global_only(call: CallDep) -> None:
+async def global_only(call: CallDep) -> None:
     """Refuse tokens of one zone."""
     if call.token["scope"] != "global":
         raise Forbidden("admin_token_zone_mismatch", "a global token is needed")
