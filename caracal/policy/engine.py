@@ -175,7 +175,10 @@ def _encoded(policy_input: Mapping[str, Any]) -> str:
 
 
 def _decision(text: str) -> Decision:
-    """Reads the result. Raises ValueError where it cannot be one."""
+    """Reads the result. Raises ValueError where it cannot be one.
+
+    The engine indents, so the limit of size is one of depth too, below what an audit entry holds.
+    """
     if len(text) > MAX_RESULT:
         raise ValueError("policy result too large")
     result = orjson.loads(text)
@@ -202,10 +205,7 @@ def _word(value: object, default: str) -> str:
 
 
 def _items(value: object, kinds: type | tuple[type, ...]) -> list[Any]:
-    """Those of the right kind; deeper than an audit entry can hold raises."""
-    items = [item for item in value if isinstance(item, kinds)] if isinstance(value, list) else []
-    orjson.dumps(items)
-    return items
+    return [item for item in value if isinstance(item, kinds)] if isinstance(value, list) else []
 
 
 def _step_up(diagnostics: list[dict[str, Any]]) -> str | None:

@@ -9,7 +9,6 @@ from caracal.policy.syntax import Node, Ref, kind, ref, walk
 from caracal.policy.text import PACKAGE
 
 _CONSTANTS = {"String", "RawString", "Number", "Bool", "Null"}
-_TAB = 4
 
 
 class Rule:
@@ -59,7 +58,6 @@ class Module:
     """``ast`` is one element of the engine's syntax tree."""
 
     def __init__(self, ast: Node) -> None:
-        self._lines: list[str] = ast["source"]["contents"].split("\n")
         self._bytes: bytes = ast["source"]["contents"].encode()
         tree = ast["ast"]
         self.package = ref(tree["package"]["refr"]).name
@@ -86,8 +84,9 @@ class Module:
         return self._bytes[span["start"] : span["end"]].decode()
 
     def at(self, span: Node) -> str:
-        """``line:column`` as an editor counts."""
-        return position(self._lines, span["line"], span["col"])
+        """``line:column`` of its start, in characters."""
+        line_start = self._bytes.rfind(b"\n", 0, span["start"]) + 1
+        return f"{span['line']}:{len(self._bytes[line_start : span['start']].decode()) + 1}"
 
     def _alias(self, node: Node) -> str:
         if node.get("as"):
@@ -105,14 +104,3 @@ def local(name: Ref) -> Ref:
         rest = name.path[len(prefix) :]
         return Ref(rest[0], rest[1:], name.indexes, name.base)
     return name
-
-
-def position(lines: list[str], line: int, column: int) -> str:
-    """``line:column`` with the engine's column, where a tab is four wide, put right."""
-    text = lines[line - 1] if 0 < line <= len(lines) else ""
-    width = 1
-    for index, char in enumerate(text, start=1):
-        if width >= column:
-            return f"{line}:{index}"
-        width += _TAB if char == "\t" else 1
-    return f"{line}:{len(text) + 1}"

@@ -18,7 +18,7 @@ from typing import Any
 
 from caracal.policy.builtins import TOTAL
 from caracal.policy.module import Module, Rule
-from caracal.policy.syntax import Node, is_ref, kind, ref, walk
+from caracal.policy.syntax import Node, Ref, is_ref, kind, ref, walk
 from caracal.policy.text import PACKAGE
 
 _LITERALS = {"String", "RawString", "Number", "Bool", "Null"}
@@ -69,13 +69,9 @@ def _in_expressions(module: Module, bound: Set[str], root: Any) -> Iterator[Node
 
 
 def _bound_by(statements: list[Node]) -> set[str]:
-    """Variables that some statement other than a negation or a bare ``some`` mentions."""
-    positive = [
-        statement["literal"]
-        for statement in statements
-        if kind(statement["literal"])[0] not in ("NotExpr", "SomeVars")
-    ]
-    return _variables(positive)
+    """Variables that a statement other than a negation mentions; a bare ``some`` only names."""
+    literals = (statement["literal"] for statement in statements)
+    return _variables([literal for literal in literals if kind(literal)[0] != "NotExpr"])
 
 
 def _variables(root: Any) -> set[str]:
@@ -84,6 +80,12 @@ def _variables(root: Any) -> set[str]:
         for tag, body in walk(root, into_queries=False)
         if tag == "Ref" and body["ref"].head not in (None, "_", "input", "data")
     }
+
+
+def _names_a_rule(found: Ref) -> bool:
+    """Not the package, which OPA refuses within itself, nor a name computed at run time."""
+    depth = len(PACKAGE.split(".")) + 1
+    return len(found.path) >= depth and None not in found.path[:depth]
 
 
 class _Operand:
@@ -116,7 +118,7 @@ class _Operand:
         if not is_ref(kind(node)[0]):
             return False
         found = ref(node)
-        if found.head == "data" and None in found.path[: len(PACKAGE.split(".")) + 1]:
+        if found.head == "data" and not _names_a_rule(found):
             return False
         return self._known(found.head) and all(
             kind(index)[0] in _LITERALS or self._solid(index) for index in found.indexes

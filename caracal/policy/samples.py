@@ -70,8 +70,13 @@ def _sample(**context: Any) -> dict[str, Any]:
     }
 
 
-_HTTP = {"method": "POST", "path": "/mcp", "query": {}, "headers": {"accept": "text/event-stream"}}
-_MCP = {"method": "tools/call", "tool": "search", "arguments": {"query": "lynx"}}
+_HTTP = {"method": "POST", "path": "/mcp"}
+_MCP = {
+    "method": "tools/call",
+    "name": "search",
+    "arguments_sha256": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+    "argument_keys": ["query"],
+}
 
 SAMPLES: tuple[dict[str, Any], ...] = (
     {},

@@ -19,7 +19,7 @@ from typing import Any
 import regorus
 
 from caracal.errors import Unprocessable
-from caracal.policy.module import Module, position
+from caracal.policy.module import Module
 from caracal.policy.rules import inspect
 from caracal.policy.samples import SAMPLES
 from caracal.policy.text import invalid
@@ -29,13 +29,15 @@ MAX_CPU_SECONDS = 2
 MAX_SAMPLE_SECONDS = 0.5
 QUERY = "data.caracal.authz.result"
 
+_TAB = 4
+
 _PLACE = re.compile(r"--> (\d+):(\d+):(\d+)$", re.MULTILINE)
 
 
 def main() -> None:
     """Entry of the process."""
-    _limit()
     modules = json.load(sys.stdin)
+    _limit(MAX_CPU_SECONDS + len(modules) // 64)
     try:
         _check(modules)
         reason = None
@@ -55,10 +57,10 @@ def _is_exhaustion(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or type(error).__name__ == "PanicException"
 
 
-def _limit() -> None:
+def _limit(cpu_seconds: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
-    resource.setrlimit(resource.RLIMIT_CPU, (MAX_CPU_SECONDS, MAX_CPU_SECONDS + 1))
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 1))
     signal.signal(signal.SIGXCPU, signal.SIG_DFL)
 
 
@@ -85,7 +87,18 @@ def _run(contents: Sequence[str], call: Any, *arguments: str) -> None:
         if found is None:
             raise invalid("syntax_error:1:1") from None
         lines = contents[int(found[1])].split("\n")
-        raise invalid(f"syntax_error:{position(lines, int(found[2]), int(found[3]))}") from None
+        raise invalid(f"syntax_error:{_position(lines, int(found[2]), int(found[3]))}") from None
+
+
+def _position(lines: list[str], line: int, column: int) -> str:
+    """``line:column`` with the engine's column, where a tab is four wide, put right."""
+    text = lines[line - 1] if 0 < line <= len(lines) else ""
+    width = 1
+    for index, char in enumerate(text, start=1):
+        if width >= column:
+            return f"{line}:{index}"
+        width += _TAB if char == "\t" else 1
+    return f"{line}:{len(text) + 1}"
 
 
 if __name__ == "__main__":
