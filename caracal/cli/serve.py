@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import time
 from typing import Annotated
@@ -67,4 +68,4 @@ def _serve_many(
         finally:
             ignore_stop_signals()
             children.stop(names, settings.shutdown_grace_ms / 1000 + _KILL_AFTER)
-    return int(any(children.codes.values()))
+    return int(any(code not in (0, -signal.SIGTERM) for code in children.codes.values()))
