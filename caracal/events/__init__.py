@@ -1,10 +1,24 @@
 """Facts, decisions, refusals: one file an aggregate, no I/O. A new aggregate is a line here."""
 
 from caracal.events.admin_token import AdminToken
+from caracal.events.application import Application
 from caracal.events.base import Aggregate
+from caracal.events.grant import Grant
+from caracal.events.policy import Policy
+from caracal.events.policy_set import PolicySet
+from caracal.events.resource import Resource
+from caracal.events.session import Session
+from caracal.events.signing_key import SigningKey
 from caracal.events.zone import Zone
 
 AGGREGATES: tuple[type[Aggregate], ...] = (
     Zone,
+    SigningKey,
     AdminToken,
+    Application,
+    Resource,
+    Policy,
+    PolicySet,
+    Grant,
+    Session,
 )

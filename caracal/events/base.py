@@ -18,7 +18,7 @@ from uuid import UUID
 from eventsourcing.domain import AggregateCreated, AggregateEvent, BaseAggregate
 
 from caracal import clock
-from caracal.events.guards import Guard
+from caracal.events.guards import Free, Guard, live
 from caracal.ids import log_key
 
 META: ContextVar[dict[str, Any]] = ContextVar("meta")
@@ -69,6 +69,7 @@ class Aggregate(BaseAggregate[UUID]):
         self.aggregate_id = ""
         self.zone_id: str | None = None
         self.guards: list[Guard] = []
+        self.parts = 0  # of its cascade, when it has ended by one
 
     @classmethod
     def _begin(
@@ -81,6 +82,12 @@ class Aggregate(BaseAggregate[UUID]):
     def _record(self, event_class: type[Aggregate.Event], *guards: Guard, **members: Any) -> None:
         self.trigger_event(event_class, aggregate_id=self.aggregate_id, **members)
         self.guards.extend(guards)
+
+    def _record_fall(self, event_class: type[Cascade], fall: Fall, **members: Any) -> None:
+        """Record a cascade, or more of one, in as many parts as it needs."""
+        self.guards.append(fall.freed(str(self.zone_id)))
+        for part in fall.parts(first=self.parts + 1):
+            self._record(event_class, **part, **members)
 
     def _different(self, changes: dict[str, Any]) -> dict[str, Any]:
         """Return those of ``changes`` that differ from what is: nothing changed, no event."""
@@ -138,10 +145,20 @@ class Fall:
         sids = tuple(sids)
         return cls(sessions=sids, roots=tuple({"anchor": "session", "id": sid} for sid in sids))
 
-    def parts(self) -> Iterator[dict[str, Any]]:
-        """Yield the members of one cascade event after the other; at least one.
+    def __bool__(self) -> bool:
+        return bool(self.sessions or self.agents or self.edges)
 
-        A root stands in the part that lists its id, or in part 1.
+    def freed(self, zone_id: str) -> Free:
+        """Return the guard that frees the keys of what falls: no command on it from now on.
+
+        The zone owns these keys, so that one guard frees all.
+        """
+        return Free(tuple(live("session", sid) for sid in self.sessions), zone_id)
+
+    def parts(self, first: int = 1) -> Iterator[dict[str, Any]]:
+        """Yield the members of one cascade event after the other, numbered from ``first``.
+
+        There is at least one. A root stands in the part that lists its id.
         """
         items = [
             *(("agents", agent, agent["id"]) for agent in self.agents),
@@ -149,7 +166,7 @@ class Fall:
             *(("sessions", sid, sid) for sid in self.sessions),
         ]
         roots = {root["id"]: root for root in self.roots}
-        for number, start in zip(count(1), range(0, max(len(items), 1), CASCADE_LIMIT)):
+        for number, start in zip(count(first), range(0, max(len(items), 1), CASCADE_LIMIT)):
             part: dict[str, Any] = {"part": number, "agents": [], "edges": [], "sessions": []}
             part["roots"] = []
             for name, item, item_id in items[start : start + CASCADE_LIMIT]:

@@ -34,7 +34,7 @@ class Zone(Aggregate):
         TOPIC = "zone.archived"
 
         def apply(self, aggregate: Zone) -> None:
-            aggregate.archived = True
+            aggregate.archived, aggregate.parts = True, self.part
 
     def __init__(
         self,
@@ -76,8 +76,12 @@ class Zone(Aggregate):
         self._check_live()
         keys = (live("zone", self.aggregate_id), slug_key(self.slug))
         self.guards += [Free(keys, self.aggregate_id), Erase((self.data_key_ref,))]
-        for part in fall.parts():
-            self._record(self.Archived, **part)
+        self._record_fall(self.Archived, fall)
+
+    def archive_late(self, fall: Fall) -> None:
+        """End what began while :meth:`archive` was deciding what falls."""
+        if self.archived and fall:
+            self._record_fall(self.Archived, fall)
 
     def _check_live(self) -> None:
         if self.archived:

@@ -1,10 +1,26 @@
 """Read models: one file each, table, reducers, queries. A new read model is a line here."""
 
 from caracal.projections.admin_token import admin_tokens
+from caracal.projections.application import applications
+from caracal.projections.grant import grants
+from caracal.projections.policy import policies
+from caracal.projections.policy_set import policy_sets
 from caracal.projections.projection import Projection
+from caracal.projections.resource import resources
+from caracal.projections.revocation import revocations
+from caracal.projections.session import sessions
+from caracal.projections.signing_key import signing_keys
 from caracal.projections.zone import zones
 
 PROJECTIONS: tuple[Projection, ...] = (
     zones,
+    signing_keys,
     admin_tokens,
+    applications,
+    resources,
+    policies,
+    policy_sets,
+    grants,
+    sessions,
+    revocations,
 )

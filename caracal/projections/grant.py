@@ -1,0 +1,74 @@
+"""Read model of grants; those revoked and expired stay to be seen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from psycopg.types.json import Jsonb
+
+from caracal.events.base import Fact
+from caracal.events.grant import Grant
+from caracal.projections.projection import Projection
+from caracal.projections.query import Db, Page, page, select
+from caracal.projections.table import End, Put, Table, end, put
+
+GRANTS = Table(
+    "grants",
+    columns={
+        "zone_id": "text",
+        "application_id": "text",
+        "resource_id": "text",
+        "scopes": "jsonb",
+        "user_id": "text",
+        "expires_at": "timestamptz",
+        "created_at": "timestamptz",
+        "status": "text",
+        "ended_on": "timestamptz",
+    },
+    final=("status", "ended_on"),
+    indexes=("(zone_id, created_at DESC, id DESC)",),
+)
+
+grants = Projection("grants", GRANTS)
+
+_FILTERS = {
+    "application_id": "application_id = %s",
+    "resource_id": "resource_id = %s",
+    "user_id": "user_id = %s",
+    "status": "status = %s",
+    "scopes": "scopes @> %s",
+    "provider_id": "resource_id IN (SELECT id FROM resources WHERE provider_id = %s)",
+}
+
+
+@grants.on(Grant.Created)
+def created(fact: Fact) -> Put:
+    return put(GRANTS, fact, created_at=fact.occurred_at, status="active")
+
+
+@grants.on(Grant.Revoked)
+def revoked(fact: Fact) -> End:
+    return end(GRANTS, [fact.aggregate_id], status="revoked", ended_on=fact.occurred_at)
+
+
+@grants.on(Grant.Expired)
+def expired(fact: Fact) -> End:
+    return end(GRANTS, [fact.aggregate_id], status="expired", ended_on=fact.occurred_at)
+
+
+async def get_grant(db: Db, zone_id: str, grant_id: str) -> dict[str, Any] | None:
+    """Return a grant of the zone, ended or not."""
+    statement = "SELECT * FROM grants WHERE zone_id = %s AND id = %s AND NOT stub"
+    rows = await select(db, statement, [zone_id, grant_id])
+    return rows[0] if rows else None
+
+
+async def list_grants(db: Db, zone_id: str, page_: Page, **equal: Any) -> list[dict[str, Any]]:
+    """Return grants of any status, newest first, one more than the page holds.
+
+    ``equal`` filters by ``application_id``, ``resource_id``, ``user_id``, ``status``,
+    ``provider_id`` (of the resource) and ``scopes`` (a list, all must be there).
+    """
+    where = "AND zone_id = %s" + "".join(f" AND {_FILTERS[name]}" for name in equal)
+    values = (Jsonb(value) if name == "scopes" else value for name, value in equal.items())
+    return await page(db, GRANTS, page_, where=where, arguments=(zone_id, *values), ended_too=True)

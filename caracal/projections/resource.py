@@ -1,0 +1,59 @@
+"""Read model of resources."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from caracal.events.base import Fact
+from caracal.events.resource import Resource
+from caracal.projections.projection import Projection
+from caracal.projections.query import Db, Page, one, page
+from caracal.projections.table import Change, End, Put, Table, change, end, put
+
+RESOURCES = Table(
+    "resources",
+    columns={
+        "zone_id": "text",
+        "identifier": "text",
+        "name": "text",
+        "upstream_url": "text",
+        "scopes": "jsonb",
+        "prefix_match": "boolean",
+        "provider_id": "text",
+        "gateway_application_id": "text",
+        "protocol": "text",
+        "rate_limit": "jsonb",
+        "created_at": "timestamptz",
+        "updated_at": "timestamptz",
+        "archived_at": "timestamptz",
+    },
+    final=("archived_at",),
+    indexes=("(zone_id, created_at DESC, id DESC) WHERE ended_at IS NULL",),
+)
+
+resources = Projection("resources", RESOURCES)
+
+
+@resources.on(Resource.Created)
+def created(fact: Fact) -> Put:
+    return put(RESOURCES, fact, created_at=fact.occurred_at, updated_at=fact.occurred_at)
+
+
+@resources.on(Resource.Changed)
+def changed(fact: Fact) -> Change:
+    return change(RESOURCES, fact, updated_at=fact.occurred_at)
+
+
+@resources.on(Resource.Archived)
+def archived(fact: Fact) -> End:
+    return end(RESOURCES, [fact.aggregate_id], archived_at=fact.occurred_at)
+
+
+async def get_resource(db: Db, zone_id: str, resource_id: str) -> dict[str, Any] | None:
+    """Return a resource of the zone that is not archived."""
+    return await one(db, RESOURCES, zone_id=zone_id, id=resource_id)
+
+
+async def list_resources(db: Db, zone_id: str, page_: Page) -> list[dict[str, Any]]:
+    """Return resources that are not archived, newest first, one more than the page holds."""
+    return await page(db, RESOURCES, page_, where="AND zone_id = %s", arguments=(zone_id,))

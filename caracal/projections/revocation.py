@@ -1,0 +1,126 @@
+"""Revoked anchors: the read model, and the map that every service holds in memory.
+
+A mandate is refused when one of its anchors is in the map, so the end of a whole subtree is one
+entry: the id of its root (contract: events, section 5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from caracal import clock
+from caracal.events.application import Application
+from caracal.events.base import Fact
+from caracal.events.grant import Grant
+from caracal.events.resource import Resource
+from caracal.events.session import Session
+from caracal.events.zone import Zone
+from caracal.ids import log_key
+from caracal.projections.projection import Projection
+from caracal.projections.table import Mark, Merged
+
+REVOCATIONS = Merged(
+    "revocations",
+    columns={
+        "stopped": "bigint",  # position of the last end or suspension
+        "resumed": "bigint",  # position of the last resumption
+        "final": "boolean",
+        "stopped_on": "bigint",  # Unix seconds
+    },
+)
+
+LONGEST_TOKEN_SECONDS = 3600
+CLOCK_SKEW_SECONDS = 60
+_SWEEP_SECONDS = 60
+
+revocations = Projection("revocations", REVOCATIONS, ignored=("session.started", "session.expired"))
+
+
+@revocations.on(
+    Zone.Archived,
+    Application.Archived,
+    Resource.Archived,
+    Grant.Revoked,
+    Grant.Expired,
+    Session.Revoked,
+)
+def ended(fact: Fact) -> Mark:
+    roots = (root["id"] for root in fact.data.get("roots", []))
+    stopped_on = int(clock.parse(fact.occurred_at).timestamp())
+    columns = {"stopped": fact.position, "final": True, "stopped_on": stopped_on}
+    return Mark(REVOCATIONS, [fact.aggregate_id, *roots], columns)
+
+
+Entry = tuple[int, int, bool, int]  # stopped, resumed, final, stopped_on
+_NONE: Entry = (0, 0, False, 0)
+
+
+class RevocationMap:
+    """The ids that are revoked now, by 16 raw bytes each; a view of a tail.
+
+    What has ended is forgotten when no token can be left that carries it: after the longest
+    token's life, the clocks' difference, and ``max_staleness`` (seconds).
+    """
+
+    table = REVOCATIONS
+
+    def __init__(self, max_staleness: float = 15.0) -> None:
+        self._life = LONGEST_TOKEN_SECONDS + CLOCK_SKEW_SECONDS + max_staleness
+        self._entries: dict[bytes, Entry] = {}
+        self._next_sweep = 0.0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def is_revoked(self, ids: Iterable[str]) -> bool:
+        """Say whether one of ``ids`` has ended or is suspended."""
+        entries = self._entries
+        for anchor in ids:
+            entry = entries.get(log_key(anchor).bytes)
+            if entry is not None and (entry[2] or entry[0] > entry[1]):
+                return True
+        return False
+
+    def load(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Take the rows of a snapshot, in place of all there are."""
+        self._entries = {log_key(row["id"]).bytes: _entry(row) for row in rows}
+        self._sweep()
+
+    def apply(self, position: int, operation: Mark) -> None:
+        """Merge marks; in any order, any number of times."""
+        given = _entry(operation.columns)
+        for anchor in operation.ids:
+            key = log_key(anchor).bytes
+            self._entries[key] = _merged(self._entries.get(key, _NONE), given)
+        if clock.now().timestamp() >= self._next_sweep:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        now = clock.now().timestamp()
+        self._next_sweep = now + _SWEEP_SECONDS
+        oldest = now - self._life
+        # Suspended ids stay until they are resumed or end.
+        self._entries = {
+            key: entry
+            for key, entry in self._entries.items()
+            if entry[3] >= oldest or not (entry[2] or entry[1] > entry[0])
+        }
+
+
+def _entry(columns: Mapping[str, Any]) -> Entry:
+    return (
+        columns.get("stopped", 0),
+        columns.get("resumed", 0),
+        columns.get("final", False),
+        columns.get("stopped_on", 0),
+    )
+
+
+def _merged(one: Entry, other: Entry) -> Entry:
+    return (
+        max(one[0], other[0]),
+        max(one[1], other[1]),
+        one[2] or other[2],
+        max(one[3], other[3]),
+    )

@@ -1,0 +1,41 @@
+"""Read model of signing keys."""
+
+from __future__ import annotations
+
+from caracal.events.base import Fact
+from caracal.events.signing_key import SigningKey
+from caracal.projections.projection import Projection
+from caracal.projections.table import End, Put, Table, end, put
+
+SIGNING_KEYS = Table(
+    "signing_keys",
+    columns={
+        "zone_id": "text",
+        "version": "int",
+        "alg": "text",
+        "public_jwk": "jsonb",
+        "private_key_ref": "text",
+        "created_at": "timestamptz",
+        "retired_at": "timestamptz",
+        "reason": "text",
+    },
+    final=("retired_at", "reason"),
+    indexes=("(zone_id, version DESC)",),
+)
+
+signing_keys = Projection("signing_keys", SIGNING_KEYS)
+
+
+@signing_keys.on(SigningKey.Created)
+def created(fact: Fact) -> Put:
+    return put(SIGNING_KEYS, fact, created_at=fact.occurred_at)
+
+
+@signing_keys.on(SigningKey.Retired)
+def retired(fact: Fact) -> End:
+    return end(
+        SIGNING_KEYS,
+        [fact.aggregate_id],
+        retired_at=fact.occurred_at,
+        reason=fact.data["reason"],
+    )
