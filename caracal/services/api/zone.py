@@ -10,8 +10,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Response
 from pydantic import Field
 
+from caracal import mandate
 from caracal.errors import BadInput, Conflict, Forbidden
 from caracal.events.base import Fall
+from caracal.events.signing_key import SigningKey
 from caracal.events.store.log import Saved
 from caracal.events.zone import Zone, slug_of, zone_not_found
 from caracal.ids import new_id
@@ -96,10 +98,20 @@ async def _create(call: Call, slug: str, members: dict[str, Any]) -> Zone:
     async def command() -> Saved:
         data_key = call.api.vault.seal(secrets.token_bytes(_DATA_KEY_BYTES))
         made[:] = [Zone.create(zone_id, slug=slug, data_key=data_key, **members)]
-        return await call.api.log.save(*made)
+        return await call.api.log.save(*made, _signing_key(call, zone_id))
 
     await call.commit(command, zone_id)
     return made[0]
+
+
+def _signing_key(call: Call, zone_id: str) -> SigningKey:
+    key = mandate.SigningKey.generate(new_id())
+    return SigningKey.create(
+        key.kid,
+        zone_id=zone_id,
+        public_jwk=key.public_jwk(),
+        private_key=call.api.vault.seal(key.pem()),
+    )
 
 
 @router.get("/{zone_id}")
