@@ -152,13 +152,13 @@ class App:
         await self.early(receive, send)
 
     async def flood(self, receive: Any, send: Any) -> None:
-        await self.start(send)
+        await receive()
         gone = asyncio.create_task(receive())
+        await self.start(send)
         while not gone.done():
             await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
             await asyncio.sleep(0)
-            if (await receive_done(gone))["type"] == "http.disconnect":
-                break
+        assert (await gone)["type"] == "http.disconnect"
         self.seen.gone.set()
 
     async def flood_end(self, receive: Any, send: Any) -> None:
@@ -168,14 +168,6 @@ class App:
         while (await receive())["type"] != "http.disconnect":
             pass
         self.seen.gone.set()
-
-
-async def receive_done(task: asyncio.Task[Any]) -> Any:
-    """The first message is the (empty) request; the next one can only be the disconnect."""
-    done, _ = await asyncio.wait([task], timeout=0)
-    if not done:
-        return {"type": "none"}
-    return task.result()
 
 
 class Served:
@@ -403,6 +395,29 @@ def test_head_that_comes_in_pieces_is_limited_too(serve: Serve) -> None:
         assert read_all(sock).startswith(b"HTTP/1.1 431 ")
 
 
+def test_head_that_never_ends_is_limited_in_one_piece(serve: Serve) -> None:
+    answer = serve().raw(b"GET /plain HTTP/1.1\r\nhost: x\r\nx: " + b"v" * 30000)
+    assert answer.startswith(b"HTTP/1.1 431 ")
+
+
+def test_refused_client_may_still_send_without_being_reset(serve: Serve) -> None:
+    """A reset would take away the answer from a client that is slow to read it."""
+    with serve().connect() as sock:
+        sock.sendall(b"GET /plain HTTP/1.1\r\nhost: x\r\nx: " + b"v" * 30000)
+        assert read_all(sock).startswith(b"HTTP/1.1 431 ")
+        for _ in range(3):
+            sock.sendall(b"v")
+
+
+def test_body_before_a_head_is_no_part_of_it(serve: Serve) -> None:
+    with serve().connect() as sock:
+        body = b"x" * 40000
+        sock.sendall(get("/plain", "content-length: 40000", method="POST") + body + b"GET /pl")
+        assert read_until(sock, b"40000").startswith(b"HTTP/1.1 200 ")
+        sock.sendall(b"ain HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert read_until(sock, b"\r\n\r\n0").startswith(b"HTTP/1.1 200 ")
+
+
 def test_head_within_the_limit_passes_and_is_counted_per_request(serve: Serve) -> None:
     server = serve()
     with server.connect() as sock:
@@ -458,9 +473,13 @@ def test_slow_head_on_a_kept_connection_is_408(serve: Serve) -> None:
         assert read_all(sock).startswith(b"HTTP/1.1 408 ")
 
 
-def test_trickle_does_not_extend_the_time_for_a_head(serve: Serve) -> None:
+@pytest.mark.parametrize("kept", [False, True])
+def test_trickle_does_not_extend_the_time_for_a_head(serve: Serve, kept: bool) -> None:
     answer = b""
     with serve(read_header_timeout=0.2).connect() as sock:
+        if kept:
+            sock.sendall(get("/plain"))
+            read_until(sock, b"\r\n\r\n0")
         sock.sendall(b"GET /")
         sock.settimeout(0.05)
         for _ in range(400):
@@ -485,7 +504,7 @@ def test_idle_connection_outlives_the_head_timeout(serve: Serve) -> None:
 
 
 def test_slow_body_is_cut(serve: Serve) -> None:
-    server = serve(read_timeout=0.2)
+    server = serve(read_timeout=0.2, read_header_timeout=60)
     with server.connect() as sock:
         sock.sendall(get("/upload", "content-length: 10", method="POST") + b"abc")
         assert read_all(sock) == b""

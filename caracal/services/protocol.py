@@ -25,7 +25,7 @@ from caracal.services.response_cycle import CutConnection, ResponseCycle, check_
 __all__ = ["CaracalProtocol", "CutConnection", "protocol_class"]
 
 _MAX_DISCARDED = 1 << 20
-_LINGER = 1.0
+_LINGER = 5.0
 
 
 class _Stage(Enum):
@@ -49,6 +49,7 @@ class CaracalProtocol(HttpToolsProtocol):
     _stage = _Stage.IDLE
     _head_bytes = 0  # of this head, as parsed
     _raw_bytes = 0  # of this head, as it came in, for a field that never ends
+    _begun = 0  # requests that began in the data at hand
     _too_large = False
     _discarded = 0
     _handed_over = False
@@ -71,10 +72,14 @@ class CaracalProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
-        if self._stage is _Stage.HEADERS:
-            self._raw_bytes += len(data)
+        self._begun = 0
+        before = self._stage
         super().data_received(data)
-        if not (self._handed_over or self._refused or self.transport.is_closing()):
+        if self._handed_over or self._refused or self.transport.is_closing():
+            return
+        if self._stage is _Stage.HEADERS:
+            self._head_grew(len(data), before)
+        else:
             self._after_data()
 
     def handle_websocket_upgrade(self) -> None:
@@ -93,6 +98,7 @@ class CaracalProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._stage = _Stage.HEADERS
+        self._begun += 1
         self._head_bytes = self._raw_bytes = self._discarded = 0
         super().on_message_begin()
 
@@ -182,24 +188,32 @@ class CaracalProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: int) -> None:
         self._refused = True
-        if self._busy() or not self.transport.can_write_eof():
-            self.transport.close()  # an answer is under way, and the cut says enough
+        if self._busy():  # an answer is under way, and the cut says enough
+            self.transport.close()
             return
         self.transport.write(_refusal(status, self.server_state.default_headers))
         # Closing over data that nobody has read resets the connection, the answer with it.
-        self.transport.write_eof()
-        self._close_timer = self.loop.call_later(_LINGER, self.transport.abort)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+            self._close_timer = self.loop.call_later(_LINGER, self.transport.abort)
+        else:  # TLS
+            self.transport.close()
+            self.bound_close()
 
     # -- time
+
+    def _head_grew(self, size: int, before: _Stage) -> None:
+        """The head is not complete. What came before it in the same data cannot be told apart."""
+        if self._begun == 0 or (self._begun == 1 and before is _Stage.IDLE):
+            self._raw_bytes += size
+        if self._raw_bytes > self.max_header_bytes:
+            self._refuse(431)
+        elif self._begun and self.cycle is not None:
+            self._expect_within(self.read_header_timeout)
 
     def _after_data(self) -> None:
         if self._stage is _Stage.BODY:
             self._expect_within(self.read_timeout)
-        elif self._stage is _Stage.HEADERS:
-            if self._raw_bytes > self.max_header_bytes:
-                self._refuse(431)
-            elif self._raw_bytes == 0 and self.cycle is not None:  # it began with this data
-                self._expect_within(self.read_header_timeout)
         elif self.cycle is not None:
             self._deadline = inf
             if not self._busy() and self.timeout_keep_alive_task is None:

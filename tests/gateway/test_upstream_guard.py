@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import socket
 import ssl
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import aiohttp
 import pytest
 from aiohttp import web
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
@@ -65,6 +58,9 @@ def test_carried_forms_are_judged_by_what_they_carry(address: object) -> None:
     high, low = divmod(int(address), 65536)  # type: ignore[call-overload]
     for form in (f"::ffff:{address}", f"64:ff9b::{high:x}:{low:x}", f"2002:{high:x}:{low:x}::9"):
         assert guard.allows(form) == guard.allows(str(address))
+
+
+Tls = tuple[ssl.SSLContext, ssl.SSLContext]
 
 
 class Names:
@@ -230,6 +226,23 @@ async def test_name_that_rebinds_after_the_check_gets_no_connection(upstream: Up
     assert upstream.connections == 0
 
 
+async def test_one_bad_address_spoils_the_name_at_the_dial_too(upstream: Upstream) -> None:
+    guard = UpstreamGuard("loopback", lookup=Names(["10.0.0.1", "127.0.0.1"]))
+    with pytest.raises(aiohttp.ClientConnectorError):
+        await fetch(guard, f"http://mixed.example:{upstream.port}/")
+    assert upstream.connections == 0
+
+
+async def test_every_dial_resolves_anew(upstream: Upstream) -> None:
+    names = Names(["127.0.0.1"])
+    connector = UpstreamGuard("loopback", lookup=names).connector(force_close=True)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        for asked in (1, 2):
+            async with session.get(f"http://some.example:{upstream.port}/") as answer:
+                assert await answer.text() == "hello"
+            assert names.asked == asked
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::ffff:127.0.0.1]"])
 async def test_literal_address_is_refused_at_the_dial_too(upstream: Upstream, host: str) -> None:
     """aiohttp asks no resolver for a literal address."""
@@ -249,34 +262,10 @@ async def test_environment_proxy_is_not_used(
     assert await fetch(guard, f"http://some.example:{upstream.port}/") == "hello"
 
 
-def certificate(folder: Path) -> ssl.SSLContext:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tls.example")])
-    start = dt.datetime.now(dt.UTC) - dt.timedelta(hours=1)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(start)
-        .not_valid_after(start + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("tls.example")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    path = folder / "server.pem"
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    path.write_bytes(pem + made.public_bytes(Encoding.PEM))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(path)
-    return context
-
-
-async def test_tls_is_verified_against_the_name_not_the_address(tmp_path: Path) -> None:
-    server_side = certificate(tmp_path)
+async def test_tls_is_verified_against_the_name_not_the_address(tls: Tls) -> None:
+    server_side, client_side = tls
     names_sent: list[str | None] = []
     server_side.sni_callback = lambda _socket, name, _context: names_sent.append(name)  # type: ignore[assignment]
-    client_side = ssl.create_default_context(cafile=tmp_path / "server.pem")
     server = web.Server(lambda _request: asyncio.sleep(0, web.Response(text="tls")))
     listening = await asyncio.get_running_loop().create_server(
         server, "127.0.0.1", 0, ssl=server_side
