@@ -1,0 +1,3 @@
+from tests.backbone import log
+
+__all__ = ["log"]
