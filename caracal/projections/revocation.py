@@ -100,12 +100,15 @@ class RevocationMap:
         now = clock.now().timestamp()
         self._next_sweep = now + _SWEEP_SECONDS
         oldest = now - self._life
-        # Suspended ids stay until they are resumed or end.
         self._entries = {
-            key: entry
-            for key, entry in self._entries.items()
-            if entry[3] >= oldest or not (entry[2] or entry[1] > entry[0])
+            key: entry for key, entry in self._entries.items() if not _is_past(entry, oldest)
         }
+
+
+def _is_past(entry: Entry, oldest: float) -> bool:
+    """Say whether no token can be left; what is suspended stays until it is resumed or ends."""
+    stopped, resumed, final, stopped_on = entry
+    return 0 < stopped_on < oldest and (final or resumed > stopped)
 
 
 def _entry(columns: Mapping[str, Any]) -> Entry:
