@@ -52,6 +52,7 @@ class Tail:
         position: everything up to it is applied.
         parked: ids that every decision denies.
         listeners: called with each applied fact, after the tables changed.
+        reloaded: called when the tables have been taken anew from a snapshot.
     """
 
     def __init__(
@@ -61,13 +62,16 @@ class Tail:
         database_url: str,
         redis_url: str,
         rings: Rings,
+        also: Iterable[str] = (),
         projections: Sequence[Projection] = PROJECTIONS,
     ) -> None:
+        """Make a tail of ``views``; ``also`` names read models whose facts only listeners want."""
         self.views = {view.table.name: view for view in views}
+        wanted = {*self.views, *also}
         self.projections = [
             projection
             for projection in projections
-            if any(table.name in self.views for table in projection.tables)
+            if any(table.name in wanted for table in projection.tables)
         ]
         self.topics: dict[str, Topic] = {
             topic.name: topic for projection in self.projections for topic in projection.topics
@@ -76,6 +80,7 @@ class Tail:
         self.position = 0
         self.parked: frozenset[str] = frozenset()
         self.listeners: list[Callable[[Fact], None]] = []
+        self.reloaded: list[Callable[[], None]] = []
         self.foreign = self.gaps = self.snapshots = self.log_reads = 0
         self.cursors: dict[str, EntryId] = {}
         self.log_id = ""
@@ -141,6 +146,11 @@ class Tail:
             await asyncio.wait_for(asyncio.shield(self.wanted_probe), timeout)
             return True
         return False
+
+    def retake(self) -> None:
+        """Take the view anew from a snapshot, as soon as may be."""
+        if self._following is not None:
+            self._following.retake()
 
     # --- what the following task does -----------------------------------------------------------
 
@@ -215,6 +225,11 @@ class _Following:
         if self._notified is not None:
             return max(self._notified[1] - now, 0)
         return _POLL_SECONDS
+
+    def retake(self) -> None:
+        """Take a snapshot at the next step."""
+        self._resnapshot = True
+        self._tail.wake.set()
 
     # --- from Redis -------------------------------------------------------------------------
 
@@ -386,6 +401,8 @@ class _Following:
         tail.snapshots += 1
         self._resnapshot = False
         self._apply_records(records)
+        for reloaded in tail.reloaded:
+            reloaded()
         await tail.moved(end, seen_at)
 
     # --- connections ---------------------------------------------------------------------------
@@ -416,7 +433,7 @@ class _Following:
         with suppress(psycopg.Error):
             async for notify in connection.notifies():
                 if notify.channel == PARKED_CHANNEL:
-                    self._resnapshot = True
+                    self.retake()
                 elif self._notified is None:
                     self._notified = (int(notify.payload), time.monotonic() + GRACE_SECONDS)
                 else:

@@ -56,6 +56,7 @@ class Health:
         database: Pool | None = None,
         redis: Any = None,
         tail: Tail | None = None,
+        stale_reason: str = "state_stale",
         checks: tuple[Check, ...] = (),
         details: Details = dict,
         counters: Counters = dict,
@@ -66,7 +67,7 @@ class Health:
         if redis is not None:
             self._checks.append(_redis_check(redis))
         if tail is not None:
-            self._checks.append(self._tail_check(tail))
+            self._checks.append(self._tail_check(tail, stale_reason))
             self._details.append(lambda: _tail_details(tail))
         self._checks.extend(checks)
         self._details.append(details)
@@ -122,9 +123,9 @@ class Health:
         asked.append(now)
         return bool(limit) and len(asked) > limit
 
-    def _tail_check(self, tail: Tail) -> Check:
+    def _tail_check(self, tail: Tail, reason: str) -> Check:
         async def check() -> str | None:
-            return None if tail.age <= self._settings.max_staleness else "state_stale"
+            return None if tail.age <= self._settings.max_staleness else reason
 
         return check
 

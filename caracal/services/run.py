@@ -114,6 +114,7 @@ def _config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        date_header=settings.service != "gateway",  # the upstream's own passes through
         proxy_headers=settings.trust_proxy,
         forwarded_allow_ips="*",
         backlog=BACKLOG,

@@ -1,0 +1,128 @@
+"""Who calls: the bearer's signature, claims, single use and anchors (contract, rows 10-12)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Any
+
+from redis.asyncio import Redis
+
+from caracal.errors import Unavailable
+from caracal.events.store.audit_entry import AuditEvent
+from caracal.events.store.audit_writer import AuditWriter
+from caracal.events.store.redis import GONE
+from caracal.mandate import Claims, InvalidMandate, anchors_of, numeric_date, verify
+from caracal.services.gateway.admission import Inbound, check_claims
+from caracal.services.gateway.refusals import Denied
+from caracal.services.gateway.view import GatewayView
+from caracal.services.jwks import JwksCache
+
+
+class Bearers:
+    """Checks bearers; no call to the STS but for keys it does not hold."""
+
+    def __init__(
+        self,
+        *,
+        view: GatewayView,
+        keys: JwksCache,
+        redis: Redis,
+        audit: AuditWriter,
+        issuer: str | None,
+        fail_open: bool,
+    ) -> None:
+        self._view, self._keys, self._redis, self._audit = view, keys, redis, audit
+        self._issuer, self._fail_open = issuer, fail_open
+
+    async def check(
+        self, inbound: Inbound, registered: str, request_id: str
+    ) -> tuple[Claims, frozenset[str]]:
+        """Return the verified claims and the anchors of a bearer.
+
+        Raises:
+            Denied: 401, the first of rows 10-12 that fails.
+            Unavailable: 503 ``state_stale``, or no keys can be had.
+        """
+        claims = await self._verified(inbound)
+        names = (inbound.resource, registered)
+        now = time.time()
+        check_claims(claims, zone_id=inbound.zone_id, resource=names, issuer=self._issuer, now=now)
+        if claims.get("use") == "per_call":
+            await self._first_use(inbound, claims, request_id)
+        if self._view.stale:
+            raise stale()
+        anchors = _anchors(claims)
+        if self._view.revoked(anchors):
+            raise session_revoked()
+        return claims, anchors
+
+    async def _verified(self, inbound: Inbound) -> Claims:
+        try:
+            keys = await self._keys.keys(inbound.zone_id, inbound.unverified.kid)
+            return verify(inbound.unverified, keys)
+        except InvalidMandate:
+            raise _invalid() from None
+
+    async def _first_use(
+        self, inbound: Inbound, claims: Mapping[str, Any], request_id: str
+    ) -> None:
+        """A per-call token passes once (its ``jti``, RFC 7519, section 4.1.7)."""
+        jti, expires = claims.get("jti"), numeric_date(claims, "exp") or 0
+        if not isinstance(jti, str) or not jti:
+            raise _invalid()
+        life = max(1, int(expires - time.time()) + 1)
+        try:
+            first = await self._redis.set(f"seen:jti:{jti}", request_id, nx=True, ex=life)
+        except GONE:
+            if self._fail_open:
+                return
+            raise _replayed() from None
+        if not first:
+            await self._audit.add([_replay_event(inbound, claims, request_id)])
+            raise _replayed()
+
+
+def _anchors(claims: Claims) -> frozenset[str]:
+    try:
+        return anchors_of(claims)
+    except InvalidMandate:
+        raise _invalid() from None
+
+
+def _replay_event(inbound: Inbound, claims: Mapping[str, Any], request_id: str) -> AuditEvent:
+    return AuditEvent(
+        zone_id=inbound.zone_id,
+        event_type="replay_detected",
+        request_id=request_id,
+        decision="deny",
+        evaluation_status="anomaly",
+        determining_policies_json=[],
+        diagnostics_json=[],
+        metadata_json={
+            "jti": claims.get("jti"),
+            "resource": inbound.resource,
+            "client_id": claims.get("client_id"),
+            "subject_fp": sha256(inbound.token.encode()).hexdigest()[:16],
+            "request_id": request_id,
+        },
+    )
+
+
+def _invalid() -> Denied:
+    return Denied(401, "invalid_token", "bearer signature invalid", "denials_signature")
+
+
+def _replayed() -> Denied:
+    return Denied(401, "invalid_token", "token replay detected", "denials_jti_replay")
+
+
+def session_revoked() -> Denied:
+    """Return the refusal of a call one of whose anchors has ended."""
+    return Denied(401, "invalid_token", "session revoked", "denials_revoked")
+
+
+def stale() -> Unavailable:
+    """Return the refusal of a view that is too old."""
+    return Unavailable("state_stale", "the view of this service is too old to decide")

@@ -1,0 +1,79 @@
+"""What the Gateway knows, in memory: routable resources, and what has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from caracal.events.base import Fact
+from caracal.projections.memory import MemoryTable, MemoryView, Row
+from caracal.projections.resource import RESOURCES
+from caracal.projections.revocation import RevocationMap, revocations
+from caracal.projections.tail import Tail
+from caracal.projections.zone import ZONES
+from caracal.resource_match import match
+
+LookUp = Callable[..., list[Row]]
+
+
+class GatewayView:
+    """The tables that the Gateway's tail fills."""
+
+    def __init__(self, max_staleness: float) -> None:
+        self.resources, self.zones = MemoryTable(RESOURCES), MemoryTable(ZONES)
+        self.revocations = RevocationMap(max_staleness)
+        self._at = self.resources.index("zone_id", "identifier")
+        self._prefix_at = self.resources.index("zone_id", "identifier", "prefix_match")
+        self._max_staleness = max_staleness
+        self.tail: Tail | None = None
+
+    @property
+    def all(self) -> list[MemoryView]:
+        """Return what the tail keeps up to date."""
+        return [self.resources, self.zones, self.revocations]
+
+    @property
+    def following(self) -> Tail:
+        """Return the tail, once the service has started."""
+        assert self.tail is not None
+        return self.tail
+
+    @property
+    def stale(self) -> bool:
+        """Say whether the view is too old to decide anything."""
+        return self.following.age > self._max_staleness
+
+    def routable(self, zone_id: str, requested: str) -> Row | None:
+        """Return the resource with an upstream that ``requested`` names: exact, else prefix."""
+        exact = _Registered(lambda text: self._at(zone_id, text))
+        prefixes = _Registered(lambda text: self._prefix_at(zone_id, text, True))
+        if (identifier := match(requested, exact, prefixes)) is None:
+            return None
+        row = self._at(zone_id, identifier)[0]
+        return row if row["upstream_url"] and row["id"] not in self.following.parked else None
+
+    def revoked(self, anchors: Iterable[str]) -> bool:
+        """Say whether one of ``anchors`` has ended, is suspended or parked."""
+        anchors = tuple(anchors)
+        parked = self.following.parked
+        return self.revocations.is_revoked(anchors) or (
+            bool(parked) and not parked.isdisjoint(anchors)
+        )
+
+
+def touched_by(fact: Fact) -> set[str]:
+    """Return the ids whose revocation a fact may have changed."""
+    return {
+        anchor
+        for applied in revocations.reduce(fact)
+        for anchor in getattr(applied.operation, "ids", ())
+    }
+
+
+class _Registered:
+    """Identifiers of a zone, as far as the look-up knows them."""
+
+    def __init__(self, found: LookUp) -> None:
+        self._found = found
+
+    def __contains__(self, identifier: object) -> bool:
+        return bool(self._found(identifier))
