@@ -12,7 +12,7 @@ from caracal.events.store.log import Log
 from caracal.events.store.vault import Vault
 from caracal.projections.tail import Tail
 from caracal.projections.waiter import Waiter
-from caracal.services.api import refusals, seed, zone
+from caracal.services.api import audit, refusals, seed, zone
 from caracal.services.api.call import Api
 from caracal.services.api.consistency import MinPosition
 from caracal.services.api.door import Door
@@ -23,7 +23,7 @@ from caracal.services.health import Health
 from caracal.services.http import App, Edge
 from caracal.settings import Settings
 
-ROUTERS = (zone.router,)
+ROUTERS = (zone.router, audit.router)
 
 
 def create_app(settings: Settings) -> App:

@@ -1,4 +1,4 @@
-"""The worker: relay and projections, one task each, every one with connections of its own."""
+"""The worker: relay, projections and audit jobs, a task each, every one with its connections."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from caracal.projections.runner import Runner
 from caracal.services.connections import pool, rings
 from caracal.services.health import Health
 from caracal.services.http import App, Edge
+from caracal.services.worker.audit import AuditJobs
 from caracal.settings import Settings
 from caracal.tasks import cancelled
 
@@ -29,7 +30,8 @@ def create_app(settings: Settings) -> App:
         async with AsyncExitStack() as stack:
             connections = await stack.enter_async_context(pool(settings))
             relay, runners = _relay(settings), _runners(settings)
-            jobs = [relay.run(), *(runner.run() for runner in runners)]
+            audit = AuditJobs(settings)
+            jobs = [relay.run(), *(runner.run() for runner in runners), *audit.jobs()]
             tasks = [asyncio.create_task(job) for job in jobs]
             for task in tasks:
                 stack.push_async_callback(cancelled, task)
@@ -39,9 +41,9 @@ def create_app(settings: Settings) -> App:
 
             health.watch(
                 database=connections,
-                checks=(stalled,),
+                checks=(stalled, audit.lagging),
                 details=lambda: _details(relay, runners),
-                counters=lambda: _counters(relay, runners),
+                counters=lambda: _counters(relay, runners) | audit.counters(),
             )
             yield
 

@@ -1,0 +1,97 @@
+"""Queries of the audit trail: decisions from the ledger, the facts of a request from the log."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from caracal.events.catalogue import export_of
+from caracal.events.record import Record
+from caracal.projections.query import Db, Page, select
+
+_SHOWN = (
+    "id, zone_id, event_type, request_id, decision, policy_set_id, policy_set_version_id,"
+    " manifest_sha, evaluation_status, determining_policies_json, diagnostics_json,"
+    " metadata_json, occurred_at, ingested_at"
+)
+_JSON = ("determining_policies_json", "diagnostics_json", "metadata_json")
+
+
+async def list_decisions(
+    db: Db,
+    zone_id: str,
+    page: Page,
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    **equal: str | None,
+) -> list[dict[str, Any]]:
+    """Return a page of a zone's decisions, newest first, one more than the page holds.
+
+    ``since`` <= ``occurred_at`` < ``until``; ``equal`` may name ``decision``, ``event_type``
+    and ``request_id``; None does not filter.
+    """
+    conditions: dict[str, Any] = {"zone_id = %s": zone_id}
+    conditions |= {"occurred_at >= %s": since, "occurred_at < %s": until}
+    conditions |= {f"{column} = %s": value for column, value in equal.items()}
+    if page.after is not None:
+        conditions["(occurred_at, id) < (%s, %s)"] = page.after
+    given = {text: value for text, value in conditions.items() if value is not None}
+    arguments = [
+        part
+        for value in given.values()
+        for part in (value if isinstance(value, tuple) else (value,))
+    ]
+    rows = await select(
+        db,
+        f"SELECT {_SHOWN} FROM audit_events WHERE {' AND '.join(given)}"
+        " ORDER BY occurred_at DESC, id DESC LIMIT %s",
+        [*arguments, page.limit + 1],
+    )
+    return [_decision(row) for row in rows]
+
+
+async def trail_of_request(db: Db, zone_id: str, request_id: str) -> list[dict[str, Any]]:
+    """Return what a request led to in a zone, oldest first: decisions, and facts it caused."""
+    rows = await select(
+        db,
+        f"SELECT {_SHOWN} FROM audit_events WHERE zone_id = %s AND request_id = %s",
+        [zone_id, request_id],
+    )
+    facts = await select(
+        db,
+        "SELECT position, version, name, state FROM log WHERE request_of(state) = %s",
+        [request_id],
+    )
+    records = [Record.read(**row) for row in facts]
+    trail = [_decision(row) for row in rows]
+    trail += [_fact(record) for record in records if record.fact().zone_id == zone_id]
+    return sorted(trail, key=_place)
+
+
+def _decision(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value or None for name, value in row.items()} | {
+        name: orjson.loads(row[name]) for name in _JSON
+    }
+
+
+def _fact(record: Record) -> dict[str, Any]:
+    """Return a fact as the trail shows it: in the log since it occurred."""
+    fact = record.fact()
+    moment = datetime.fromisoformat(fact.occurred_at)
+    return {
+        "id": f"fact-{fact.position}",
+        "zone_id": fact.zone_id,
+        "event_type": fact.name,
+        "request_id": fact.metadata["request_id"],
+        "metadata_json": export_of(fact.name, fact.data),
+        "occurred_at": moment,
+        "ingested_at": moment,
+        "position": fact.position,
+    }
+
+
+def _place(entry: dict[str, Any]) -> tuple[datetime, int, str]:
+    return entry["occurred_at"], entry.get("position", 0), entry["id"]

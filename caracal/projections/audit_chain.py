@@ -1,0 +1,179 @@
+"""Verification of the ledger: has a row been changed, removed, moved, or cut off?"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from psycopg import AsyncConnection
+
+from caracal.events.store.audit_entry import Keys
+from caracal.projections.audit_ledger import alert
+from caracal.projections.audit_row import COLUMNS, Row, chain_hmac
+
+Db = AsyncConnection[Any]
+
+_PAGE = 200  # rows hashed in one go: the loop has others to serve
+_LINKS = "chain_seq, content_sha256, prev_content_sha256, chain_hmac"
+_WALK = (
+    f"SELECT {', '.join(COLUMNS)}, {_LINKS} FROM audit_events"
+    " WHERE zone_id = %s AND chain_seq > %s ORDER BY chain_seq, id LIMIT %s"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is not as it was written.
+
+    ``kind``: ``content_mismatch``, ``chain_break``, ``chain_gap``, ``chain_hmac_mismatch`` or
+    ``chain_end_mismatch``.
+    """
+
+    event_id: str
+    zone_id: str
+    kind: str
+    detail: str
+
+
+@dataclass(slots=True)
+class ChainReport:
+    """What a verification saw of one zone."""
+
+    zone_id: str
+    checked: int = 0
+    first_seq: int | None = None
+    last_seq: int | None = None
+    findings: list[Finding] = field(default_factory=list)
+
+    def add(self, event_id: str, kind: str, detail: str) -> None:
+        """Note a finding."""
+        self.findings.append(Finding(event_id, self.zone_id, kind, detail))
+
+    @property
+    def ok(self) -> bool:
+        """Whether the chain is whole."""
+        return not self.findings
+
+
+class _Link(NamedTuple):
+    row: Row
+    seq: int
+    content_sha256: str
+    prev_content_sha256: str | None
+    chain_hmac: str
+
+
+async def verify_chain(
+    db: Db, zone_id: str, keys: Keys, *, since: datetime | None = None
+) -> ChainReport:
+    """Verify the chain of a zone, from the rows ingested at ``since`` on, to its end.
+
+    The first row of a window is checked against its stored predecessor. Read-only; short
+    statements, so it may run beside the writer.
+    """
+    head = await _head(db, zone_id)  # before the rows: what is appended meanwhile is beyond it
+    walk = _Walk(zone_id, keys, await _before(db, zone_id, since))
+    async for link in _links(db, zone_id, walk.seq):
+        walk.step(link)
+    if head is not None:
+        walk.finish(*head)
+    elif walk.seq and await _head(db, zone_id) is None:  # it has not just begun, either
+        walk.report.add("", "chain_end_mismatch", f"ends at {walk.seq}, no end is recorded")
+    return walk.report
+
+
+async def zones(db: Db, *, since: datetime | None = None) -> list[str]:
+    """Return the zones that have a chain; with ``since`` those whose chain has grown since."""
+    if since is None:
+        statement = "SELECT zone_id FROM audit_chain_heads UNION SELECT zone_id FROM audit_events"
+    else:
+        statement = "SELECT zone_id FROM audit_chain_heads WHERE moved_at >= %s"
+    cursor = await db.execute(statement, () if since is None else (since,))
+    return sorted(row[0] for row in await cursor.fetchall())
+
+
+async def sweep(db: Db, keys: Keys, *, since: datetime | None = None) -> list[ChainReport]:
+    """Verify every chain and record what is found in ``audit_ingest_alerts``."""
+    grown = await zones(db, since=since)
+    reports = [await verify_chain(db, zone, keys, since=since) for zone in grown]
+    for report in reports:
+        for found in report.findings:
+            await alert(db, found.event_id, found.zone_id, found.kind, found.detail)
+    return reports
+
+
+class _Walk:
+    """Goes from row to row; pure."""
+
+    def __init__(self, zone_id: str, keys: Keys, before: tuple[int, str | None]) -> None:
+        self.report = ChainReport(zone_id)
+        self.seq, self._content = before
+        self._keys = keys
+
+    def step(self, link: _Link) -> None:
+        """Check one row against its content, its key, and the row before."""
+        report = self.report
+        for kind, detail in self._wrong(link):
+            report.add(link.row.id, kind, detail)
+        if report.first_seq is None:
+            report.first_seq = link.seq
+        report.checked, report.last_seq = report.checked + 1, link.seq
+        self.seq, self._content = link.seq, link.content_sha256
+
+    def _wrong(self, link: _Link) -> Iterator[tuple[str, str]]:
+        content, prev = link.row.content_sha256(), link.prev_content_sha256
+        if content != link.content_sha256:
+            yield "content_mismatch", f"is {content}, recorded {link.content_sha256}"
+        if link.seq != self.seq + 1:
+            yield "chain_gap", f"number {link.seq} follows {self.seq}"
+        if prev != self._content:
+            yield "chain_break", f"number {link.seq} follows {prev}, not {self._content}"
+        if not self._tied(link):
+            yield "chain_hmac_mismatch", f"number {link.seq} is tied by none of the keys"
+
+    def _tied(self, link: _Link) -> bool:
+        content, prev = link.content_sha256, link.prev_content_sha256
+        ties = [chain_hmac(key, content, prev) for key in self._keys]
+        return not ties or any(hmac.compare_digest(tie, link.chain_hmac) for tie in ties)
+
+    def finish(self, end: int, content: str) -> None:
+        """Check that the chain reaches its recorded end."""
+        if self.seq < end:
+            detail = f"ends at {self.seq}, recorded end {end}"
+            self.report.add("", "chain_end_mismatch", detail)
+        elif self.seq == end and self._content != content:
+            detail = f"number {end} is {self._content}, recorded end {content}"
+            self.report.add("", "chain_end_mismatch", detail)
+
+
+async def _head(db: Db, zone_id: str) -> tuple[int, str] | None:
+    cursor = await db.execute(
+        "SELECT chain_seq, content_sha256 FROM audit_chain_heads WHERE zone_id = %s", (zone_id,)
+    )
+    return await cursor.fetchone()
+
+
+async def _before(db: Db, zone_id: str, since: datetime | None) -> tuple[int, str | None]:
+    """Return number and content of the last row before the window; the chain's start without."""
+    if since is None:
+        return 0, None
+    cursor = await db.execute(
+        "SELECT chain_seq, content_sha256 FROM audit_events"
+        " WHERE zone_id = %s AND ingested_at < %s ORDER BY chain_seq DESC LIMIT 1",
+        (zone_id, since),
+    )
+    return await cursor.fetchone() or (0, None)
+
+
+async def _links(db: Db, zone_id: str, after: int) -> AsyncIterator[_Link]:
+    while True:
+        cursor = await db.execute(_WALK, (zone_id, after, _PAGE), prepare=True)
+        rows = await cursor.fetchall()
+        for row in rows:
+            yield _Link(Row(*row[: len(COLUMNS)]), *row[len(COLUMNS) :])
+        if len(rows) < _PAGE:
+            return
+        after = rows[-1][len(COLUMNS)]

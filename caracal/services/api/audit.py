@@ -1,0 +1,93 @@
+"""The audit trail of a zone: ``/v1/zones/{zone_id}/audit``."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query
+from pydantic import AfterValidator
+
+from caracal import clock
+from caracal.errors import NotFound
+from caracal.events.store.redaction import redacted
+from caracal.projections.audit import list_decisions, trail_of_request
+from caracal.services.api.call import CallDep
+from caracal.services.api.models import Answer
+from caracal.services.api.paging import LogPageDep, cut
+from caracal.services.api.path import PathId, ZoneId
+
+router = APIRouter(prefix="/v1/zones/{zone_id}/audit", tags=["audit"])
+
+_WORD = r"^[A-Za-z0-9_.\-:]{1,128}$"
+
+
+def _moment(text: str) -> str:
+    try:
+        clock.parse(text)
+    except OverflowError:
+        raise ValueError("out of range") from None
+    return text
+
+
+Moment = Annotated[
+    str | None, Query(max_length=64, description="ISO 8601 with offset"), AfterValidator(_moment)
+]
+Word = Annotated[str | None, Query(pattern=_WORD)]
+
+
+class AuditEvent(Answer):
+    id: str
+    zone_id: str
+    event_type: str
+    request_id: str | None
+    decision: str | None = None
+    evaluation_status: str | None = None
+    metadata_json: Annotated[Any, AfterValidator(redacted)]
+    occurred_at: datetime
+    ingested_at: datetime
+
+
+class AuditDetail(AuditEvent):
+    policy_set_id: str | None = None
+    policy_set_version_id: str | None = None
+    manifest_sha: str | None = None
+    determining_policies_json: Any = None
+    diagnostics_json: Any = None
+
+
+@router.get("")
+async def list_(
+    zone_id: ZoneId,
+    call: CallDep,
+    page: LogPageDep,
+    since: Moment = None,
+    until: Moment = None,
+    decision: Literal["allow", "deny", "partial"] | None = None,
+    event_type: Word = None,
+    request_id: Word = None,
+) -> list[AuditEvent]:
+    """List the decisions of a zone, newest first."""
+    async with call.database() as db:
+        rows = await list_decisions(
+            db,
+            zone_id,
+            page,
+            since=clock.parse(since) if since else None,
+            until=clock.parse(until) if until else None,
+            decision=decision,
+            event_type=event_type,
+            request_id=request_id,
+        )
+    rows = cut(rows, page, call.request, call.response, time="occurred_at")
+    return [AuditEvent(**row) for row in rows]
+
+
+@router.get("/by-request/{request_id}")
+async def by_request(zone_id: ZoneId, request_id: PathId, call: CallDep) -> list[AuditDetail]:
+    """Show what a request led to, oldest first: decisions, and the facts that it caused."""
+    async with call.database() as db:
+        trail = await trail_of_request(db, zone_id, request_id)
+    if not trail:
+        raise NotFound("request_not_found", "nothing in this zone is known of that request")
+    return [AuditDetail(**entry) for entry in trail]
