@@ -135,7 +135,7 @@ async def test_many_activate_and_one_is_active(store: Store) -> None:
         try:
             saved = await store.save(*things)
         except AnotherIsActive:
-            raise VersionConflict from None
+            raise VersionConflict(active_key(ZONE)) from None
         holder.append(chosen_id)
         return saved
 

@@ -28,7 +28,14 @@ _PATIENCE_SECONDS = 2.0  # that a request waits for a lost database
 
 
 class VersionConflict(Exception):
-    """Another command changed the same aggregate first; load it again and decide again."""
+    """Another command changed the same aggregate first; load it again and decide again.
+
+    ``key`` names what they contend for: commands with the same one take turns.
+    """
+
+    def __init__(self, key: object) -> None:
+        super().__init__(f"another command was faster on {key}")
+        self.key = str(key)
 
 
 @dataclass(slots=True)
@@ -212,7 +219,7 @@ def _refusal(error: psycopg.DatabaseError, request: Append) -> Exception:
         refusal = request.guards[int(error.diag.message_detail)].refusal
         return refusal or error
     if error.diag.constraint_name == _SAME_VERSION:
-        return VersionConflict(str(error))
+        return VersionConflict(request.events[0].originator_id)
     return error
 
 

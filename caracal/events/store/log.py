@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
+from weakref import WeakValueDictionary
 
 import orjson
 from eventsourcing.application import project_aggregate
@@ -18,7 +22,8 @@ from caracal.events.store.appender import Appender, VersionConflict
 from caracal.ids import log_key
 
 Thing = TypeVar("Thing", bound=Aggregate)
-_ATTEMPTS = 5
+_PAUSES = (0, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.25, 0.25, 0.25)  # longest, s
+_turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
 
 class OrjsonTranscoder(Transcoder):
@@ -48,6 +53,10 @@ class Store(Protocol):
 
     async def find(self, kind: type[Thing], thing_id: str) -> Thing | None:
         """Return the aggregate; None when the log has none of that kind and id."""
+        ...
+
+    async def owner(self, key: str) -> str | None:
+        """Return who holds the unique ``key`` of a guard; None when it is free."""
         ...
 
     async def save(self, *things: Aggregate, guards: Iterable[Guard] = ()) -> Saved:
@@ -103,6 +112,15 @@ class Log:
             kind, (StoredEvent(key, version, name, state) for version, name, state in rows)
         )
 
+    async def owner(self, key: str) -> str | None:
+        """See :class:`Store`."""
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(
+                "SELECT owner FROM guard_key WHERE key = %s", (key,), prepare=True
+            )
+            row = await cursor.fetchone()
+        return None if row is None else str(row[0])
+
     async def save(self, *things: Aggregate, guards: Iterable[Guard] = ()) -> Saved:
         """See :class:`Store`."""
         all_guards = [guard for thing in things for guard in thing.collect_guards()]
@@ -116,12 +134,19 @@ class Log:
 async def retrying(command: Callable[[], Awaitable[Saved]]) -> Saved:
     """Run a command that loads, decides and saves; decide again when another was faster.
 
+    The first attempt is optimistic. Who lost takes turns with the other losers of this process,
+    and pauses at random to let those of other processes through.
+
     Raises:
         Conflict: 409 ``concurrent_update``, the aggregate kept changing.
     """
-    for _ in range(_ATTEMPTS):
-        try:
-            return await command()
-        except VersionConflict:
-            continue
+    try:
+        return await command()
+    except VersionConflict as conflict:
+        turn = _turns.setdefault(conflict.key, asyncio.Lock())
+    async with turn:
+        for pause in _PAUSES:
+            await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - spreads, hides nothing
+            with suppress(VersionConflict):
+                return await command()
     raise Conflict("concurrent_update", "the thing kept changing; try again")

@@ -99,6 +99,10 @@ class MemoryLog:
         key = log_key(thing_id)
         return self._events.replay(kind, (row for row in self._rows if row.originator_id == key))
 
+    async def owner(self, key: str) -> str | None:
+        """See :class:`caracal.events.store.log.Store`."""
+        return self.held.keys.get(key)
+
     async def save(self, *things: Aggregate, guards: Iterable[Guard] = ()) -> Saved:
         """See :class:`caracal.events.store.log.Store`."""
         all_guards = [guard for thing in things for guard in thing.collect_guards()]
@@ -118,4 +122,4 @@ class MemoryLog:
     def _check_versions(self, events: list[StoredEvent]) -> None:
         there = {(row.originator_id, row.originator_version) for row in self._rows}
         if any((event.originator_id, event.originator_version) in there for event in events):
-            raise VersionConflict("the version is there already")
+            raise VersionConflict(events[0].originator_id)
