@@ -1,0 +1,112 @@
+"""Rows 1 to 9 of the validation order: who asks, for whom, bound to what (contract, section 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from caracal import clock
+from caracal.errors import Unauthenticated
+from caracal.projections.memory import Row
+from caracal.projections.query import one
+from caracal.projections.session import SESSIONS
+from caracal.services.connections import Pool
+from caracal.services.sts.binding import bind, check_client
+from caracal.services.sts.call import Call
+from caracal.services.sts.client_authentication import ClientAuthentication
+from caracal.services.sts.exchange import Exchange
+from caracal.services.sts.refusals import Refused, bad_request
+from caracal.services.sts.subject_token import Kind, Principal, Proofs
+from caracal.services.sts.token_request import TokenRequest, read_call_context
+from caracal.services.sts.view import StsView, ZoneView
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Turns a call into an exchange whose resources may be looked at."""
+
+    view: StsView
+    clients: ClientAuthentication
+    proofs: Proofs
+    database: Pool
+
+    async def admitted(self, call: Call) -> Exchange:
+        """Return the exchange that ``call`` asks for.
+
+        Raises:
+            Refused: a row of the validation order.
+            BadInput: 400 ``invalid_token``, the call context of a Gateway call.
+            TooMany: 429 ``access_denied``, the client is not even tried.
+            Unavailable: 503, the view cannot be brought to the log's head.
+        """
+        request, now = call.request, clock.now()
+        context = read_call_context(request.call_context) if call.by_gateway else {}
+        application = await self.clients.authenticate(
+            request, by_gateway=call.by_gateway, address=call.address, now=now
+        )
+        if not request.resources:
+            raise Refused(bad_request("at least one resource is needed"), "exchange_denied")
+        zone = ZoneView(self.view, request.zone_id)
+        subject = await self._principal(request.subject_token, zone, now, "subject")
+        actor = await self._principal(request.actor_token, zone, now, "actor")
+        _check_principals(request, subject, actor)
+        if subject is not None:
+            self._check_client(call, zone, subject, actor)
+        session = None if subject else await self._session(request, zone)
+        owner = subject.client_id if subject and call.by_gateway else request.application_id
+        return Exchange(
+            request=request,
+            request_id=call.request_id,
+            zone=zone,
+            application=application,
+            by_gateway=call.by_gateway,
+            subject=subject,
+            actor=actor,
+            binding=bind(request, subject, owner=owner, session=session, now=now),
+            call=context,
+            now=now,
+            position=self.view.following.position,
+        )
+
+    async def _principal(
+        self, token: str, zone: ZoneView, now: datetime, kind: Kind
+    ) -> Principal | None:
+        if not token:
+            return None
+        moment = now.timestamp()
+        try:
+            return self.proofs.principal(token, zone, moment, kind)
+        except Refused:
+            if self.proofs.knows_key(token, zone):
+                raise
+        await self.view.look_again()
+        return self.proofs.principal(token, zone, moment, kind)
+
+    def _check_client(
+        self, call: Call, zone: ZoneView, subject: Principal, actor: Principal | None
+    ) -> None:
+        named = [zone.resource(name) for name in call.request.resources if call.by_gateway]
+        application_id = call.request.application_id
+        check_client(
+            subject,
+            application_id,
+            {resource["gateway_application_id"] for resource in named if resource is not None},
+            actor is not None and actor.client_id == application_id,
+        )
+
+    async def _session(self, request: TokenRequest, zone: ZoneView) -> Row | None:
+        if not request.session_id or zone.barred([request.session_id]):
+            return None
+        async with self.database.connection() as connection:
+            return await one(connection, SESSIONS, id=request.session_id, zone_id=zone.id)
+
+
+def _check_principals(
+    request: TokenRequest, subject: Principal | None, actor: Principal | None
+) -> None:
+    """Rows 6 to 8. As yet nobody issues challenges, so none is ever satisfied."""
+    if subject is not None and actor is not None and actor.is_same_as(subject):
+        raise Refused(bad_request("actor and subject are the same"), "actor_token_invalid")
+    if request.challenge_id or request.challenge_response:
+        error = Unauthenticated("access_denied", "challenge not satisfied or expired")
+        raise Refused(error, "challenge_invalid", "challenge_invalid")

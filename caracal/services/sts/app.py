@@ -1,0 +1,174 @@
+"""The Security Token Service: all its wires meet here."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from starlette.applications import Starlette
+
+from caracal.events.store.appender import Appender
+from caracal.events.store.audit_writer import AuditWriter
+from caracal.events.store.log import Log
+from caracal.events.store.redis import connect
+from caracal.events.store.vault import Vault
+from caracal.policy.engine import PolicyEngines
+from caracal.projections.tail import Tail
+from caracal.projections.waiter import Waiter
+from caracal.services.connections import Pool, pool, rings
+from caracal.services.health import Health
+from caracal.services.http import App, Edge, Receive, Scope, Send
+from caracal.services.sts.admission import Admission
+from caracal.services.sts.client_authentication import ClientAuthentication
+from caracal.services.sts.client_secrets import ClientSecrets
+from caracal.services.sts.failure_limit import FailureLimit
+from caracal.services.sts.jwks import Jwks
+from caracal.services.sts.policies import Policies
+from caracal.services.sts.recorder import Recorder
+from caracal.services.sts.routes import Routes
+from caracal.services.sts.server_metadata import ServerMetadata
+from caracal.services.sts.session_facts import SessionFacts
+from caracal.services.sts.settlement import Settlements
+from caracal.services.sts.signing_keys import SigningKeys
+from caracal.services.sts.subject_token import Proofs
+from caracal.services.sts.token_exchange import Rules, TokenExchange
+from caracal.services.sts.token_request import MAX_BODY
+from caracal.services.sts.view import StsView
+from caracal.settings import Settings
+
+
+def create_app(settings: Settings) -> App:
+    """Return the ASGI app of the STS."""
+    view = StsView(settings.max_staleness)
+    jwks = Jwks(view, default_zone=settings.jwks_default_zone_id, dev=not settings.is_runtime)
+    metadata = ServerMetadata(view, settings.issuer_url)
+    health = Health(settings)
+    exchange: list[TokenExchange] = []
+
+    async def token(scope: Scope, receive: Receive, send: Send) -> None:
+        await exchange[0](scope, receive, send)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            exchange[:] = [await _start(settings, view, health, jwks, stack)]
+            yield
+
+    routes = Routes(
+        {
+            "/oauth/2/token": ("POST", token),
+            "/.well-known/jwks.json": ("GET", jwks),
+            "/zones/{zone_id}/.well-known/jwks.json": ("GET", jwks),
+            "/.well-known/oauth-authorization-server": ("GET", metadata),
+            "/.well-known/oauth-authorization-server/zones/{zone_id}": ("GET", metadata),
+        },
+        view,
+    )
+    edge = Edge(routes, body_limit=MAX_BODY)
+    return health.around(edge, lifespan=Starlette(lifespan=lifespan))
+
+
+async def _start(
+    settings: Settings, view: StsView, health: Health, jwks: Jwks, stack: AsyncExitStack
+) -> TokenExchange:
+    database = await stack.enter_async_context(pool(settings))
+    redis = connect(settings.redis_url)
+    stack.push_async_callback(redis.aclose)
+    writer = await _writer(settings, stack)
+    policies = Policies(view, PolicyEngines(settings.policy_engine_max_bytes))
+    keys = SigningKeys(database, Vault(settings.zone_kek))
+    await _follow(settings, view, policies, keys, stack)
+    assert view.tail is not None
+
+    async def consumers() -> str | None:
+        return None if view.following.running else "stream_consumers_not_ready"
+
+    health.watch(
+        database=database,
+        redis=redis,
+        tail=view.tail,
+        checks=(consumers,),
+        counters=lambda: _counters(writer, policies, jwks),
+    )
+    return TokenExchange(
+        rules=Rules(
+            issuer=settings.issuer_url,
+            max_staleness=settings.max_staleness,
+            max_grant_seconds=settings.max_grant_ttl_seconds,
+            gateway_keys=settings.gateway_sts_hmac_key,
+        ),
+        view=view,
+        admission=_admission(settings, view, database, stack),
+        policies=policies,
+        keys=keys,
+        sessions=await _sessions(settings, database, stack),
+        recorder=Recorder(view, Settlements(redis, writer), writer),
+    )
+
+
+async def _writer(settings: Settings, stack: AsyncExitStack) -> AuditWriter:
+    writer = AuditWriter(
+        database_url=settings.database_url,
+        redis_url=settings.redis_url,
+        keys=settings.audit_hmac_key,
+        durability=settings.audit_durability,
+        backlog_max=settings.audit_backlog_max,
+    )
+    await writer.start()
+    stack.push_async_callback(writer.stop)
+    return writer
+
+
+async def _follow(
+    settings: Settings, view: StsView, policies: Policies, keys: SigningKeys, stack: AsyncExitStack
+) -> None:
+    view.tail = Tail(
+        view.all,
+        database_url=settings.database_url,
+        redis_url=settings.redis_url,
+        rings=rings(settings),
+    )
+    view.tail.listeners += [policies.applied, keys.applied]
+    await view.tail.start()
+    stack.push_async_callback(view.tail.stop)
+
+
+def _admission(
+    settings: Settings, view: StsView, database: Pool, stack: AsyncExitStack
+) -> Admission:
+    secrets = ClientSecrets(
+        database,
+        Vault(settings.zone_kek),
+        parallel=settings.argon2_parallel,
+        queue_max=settings.argon2_queue_max,
+    )
+    stack.callback(secrets.close)
+    failures = FailureLimit(settings.client_auth_fail_limit_per_min)
+    clients = ClientAuthentication(view, secrets, failures)
+    return Admission(view, clients, Proofs(settings.issuer_url), database)
+
+
+async def _sessions(settings: Settings, database: Pool, stack: AsyncExitStack) -> SessionFacts:
+    appender = Appender(settings.database_url)
+    await appender.start()
+    stack.push_async_callback(appender.stop)
+    waiter = Waiter(settings.database_url)
+    await waiter.start()
+    stack.push_async_callback(waiter.stop)
+    return SessionFacts(Log(database, appender), waiter)
+
+
+def _counters(writer: AuditWriter, policies: Policies, jwks: Jwks) -> dict[str, Any]:
+    dropped = writer.counters.dropped
+    return {
+        "sts": {
+            "graph_traversals": 0,
+            "graph_traversal_errors": 0,
+            "audit_dropped": dropped,
+            "audit_sink_errors": writer.counters.errors,
+            "jwks_invalid_keys": jwks.invalid_keys,
+        },
+        "opa": {**vars(policies.counters), "max_policy_age_seconds": policies.max_age},
+        "audit_dropped": dropped,
+    }

@@ -1,0 +1,73 @@
+"""Who calls (RFC 6749, section 2.3; contract, section 5)."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from caracal.projections.memory import Row
+from caracal.services.sts.client_secrets import ClientSecrets
+from caracal.services.sts.failure_limit import FailureLimit
+from caracal.services.sts.refusals import Refused, bad_client
+from caracal.services.sts.token_request import TokenRequest
+from caracal.services.sts.view import StsView
+
+
+class ClientAuthentication:
+    """Authenticates the calling application; the one place that knows the methods."""
+
+    def __init__(self, view: StsView, secrets: ClientSecrets, failures: FailureLimit) -> None:
+        self._view, self._secrets, self._failures = view, secrets, failures
+
+    async def authenticate(
+        self, request: TokenRequest, *, by_gateway: bool, address: str, now: datetime
+    ) -> Row:
+        """Return the calling application; row 1 of the validation order.
+
+        Args:
+            request: the form.
+            by_gateway: the Gateway signed the call; with a subject token that is enough.
+            address: of the client.
+            now: registrations may expire.
+
+        Raises:
+            Refused: 401 ``access_denied``, one text for all causes.
+            TooMany: 429 ``access_denied``, too many failures, or too many at once.
+        """
+        application = self._known(request, now)
+        if by_gateway and request.subject_token:
+            return application or await self._found(request, now)
+        if application is not None and self._is_remembered(application, request.client_secret):
+            return application
+        keys = (("application", request.zone_id, request.application_id), ("address", address))
+        self._failures.check(*keys)
+        try:
+            application = application or await self._found(request, now)
+            if await self._proves(application, request):
+                return application
+            raise bad_client()
+        except Refused:
+            self._failures.failed(*keys)
+            raise
+
+    async def _proves(self, application: Row, request: TokenRequest) -> bool:
+        if application["credential_type"] == "public" or not request.client_secret:
+            return False
+        return await self._secrets.verify(application, request.client_secret)
+
+    def _is_remembered(self, application: Row, secret: str) -> bool:
+        return application["credential_type"] != "public" and self._secrets.is_known(
+            application, secret
+        )
+
+    def _known(self, request: TokenRequest, now: datetime) -> Row | None:
+        zone = self._view.zone(request.zone_id)
+        return None if zone is None else zone.application(request.application_id, now)
+
+    async def _found(self, request: TokenRequest, now: datetime) -> Row:
+        """Look again at the log's head: another replica may have made it a moment ago."""
+        if not request.zone_id or not request.application_id:
+            raise bad_client()
+        await self._view.look_again()
+        if (application := self._known(request, now)) is None:
+            raise bad_client()
+        return application

@@ -1,0 +1,97 @@
+"""One exchange: what is known before its resources are looked at, and what is said of each.
+
+Pure: values go in, values come out; the view answers from memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from caracal.errors import CaracalError
+from caracal.projections.memory import Row
+from caracal.services.sts.binding import Binding
+from caracal.services.sts.policies import InForce
+from caracal.services.sts.subject_token import Principal
+from caracal.services.sts.token_request import TokenRequest
+from caracal.services.sts.view import ZoneView
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """An authenticated request, rows 1 to 9 of the validation order behind it.
+
+    Attributes:
+        zone: of the request.
+        application: row of the calling application.
+        by_gateway: the Gateway signed the call.
+        call: ``http`` and ``mcp`` of a signed Gateway call.
+        now: when it is decided.
+        position: of the log, up to which the view has applied everything.
+    """
+
+    request: TokenRequest
+    request_id: str
+    zone: ZoneView
+    application: Row
+    by_gateway: bool
+    subject: Principal | None
+    actor: Principal | None
+    binding: Binding
+    call: Mapping[str, Any]
+    now: datetime
+    position: int
+
+    @property
+    def user(self) -> str:
+        """Return whom the mandate speaks of: the subject, else the application itself."""
+        return self.subject.subject if self.subject else str(self.application["id"])
+
+    @property
+    def is_ambient(self) -> bool:
+        """Say whether an ambient mandate is wanted."""
+        return self.subject is None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was decided on one requested resource.
+
+    Attributes:
+        requested: identifier as the caller sent it.
+        status: ``evaluation_status`` of the audit entry.
+        resource: row, when it is known.
+        allowed: granted, unless the rate limit says otherwise.
+        decision: of the audit entry.
+        counted: it reached the rate limit.
+        ends: the answer to the whole request, when there is no usable decision.
+        grant_id: the grant that was relied on.
+        by: policy set version that decided.
+        unknown: refused because the view knows no such thing: to be looked for once more.
+    """
+
+    requested: str
+    status: str
+    resource: Row | None = None
+    allowed: bool = False
+    counted: bool = False
+    reason: str = ""
+    ends: CaracalError | None = None
+    grant_id: str | None = None
+    by: InForce | None = None
+    unknown: bool = False
+    decision: str = "deny"
+    determining_policies: list[Any] = field(default_factory=list)
+    diagnostics: list[dict[str, Any]] = field(default_factory=list)
+    policy_input: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """A resource that the mandate will cover, and the grant that was relied on."""
+
+    requested: str
+    resource: Row
+    grant_id: str | None = None

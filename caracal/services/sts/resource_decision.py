@@ -1,0 +1,105 @@
+"""The loop over the requested resources, one verdict each (contract, section 8).
+
+The rate limit (step D) is counted where the evidence is written, in one call for all; until then
+a verdict says what holds within the limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from caracal.errors import CaracalError, Forbidden, TooMany
+from caracal.projections.memory import Row
+from caracal.services.sts.exchange import Exchange, Granted, Verdict
+from caracal.services.sts.policies import Policies, Ruling
+from caracal.services.sts.policy_input import policy_input
+
+EVAL_FAILED = "policy_eval_failed"
+
+
+def decide(exchange: Exchange, policies: Policies) -> list[Verdict]:
+    """Return the verdict on each requested resource, in order.
+
+    After one that ends the request the loop goes on: that one may be over its rate limit yet.
+    """
+    return [_decide(exchange, policies, requested) for requested in exchange.request.resources]
+
+
+def conclude(
+    verdicts: Sequence[Verdict], limited: Sequence[bool]
+) -> tuple[list[Granted], CaracalError | None]:
+    """Return what is granted, or why nothing is; rows 10 to 12 of the validation order.
+
+    Args:
+        verdicts: of all resources, in order.
+        limited: which of them are over their rate limit.
+    """
+    granted: list[Granted] = []
+    for verdict, over in zip(verdicts, limited, strict=True):
+        if over:
+            continue
+        if verdict.ends is not None:
+            return [], verdict.ends
+        if verdict.allowed and verdict.resource is not None:
+            granted.append(Granted(verdict.requested, verdict.resource, verdict.grant_id))
+    if granted:
+        return granted, None
+    if all(limited):
+        return [], TooMany("provider_rate_limited", "too many exchanges for the resource")
+    return [], Forbidden("access_denied", "policy denied")
+
+
+def _decide(exchange: Exchange, policies: Policies, requested: str) -> Verdict:
+    resource = exchange.zone.resource(requested)
+    if resource is None:
+        return Verdict(requested, "resource_not_found", unknown=True)
+    if not set(exchange.request.scopes) <= set(resource["scopes"]):
+        return Verdict(requested, "scope_mismatch", resource)
+    if resource["provider_id"] is not None:
+        return Verdict(requested, "credential_not_provisioned", resource, counted=True)
+    verdict = _by_grant(exchange, requested, resource)
+    return _by_policy(exchange, policies, verdict) if verdict.allowed else verdict
+
+
+def _by_grant(exchange: Exchange, requested: str, resource: Row) -> Verdict:
+    """Step E. Where there never was a grant, policy alone decides."""
+    zone, application_id = exchange.zone, exchange.application["id"]
+    if not zone.has_grants(application_id, resource["id"]):
+        return Verdict(requested, "complete", resource, allowed=True, counted=True)
+    scopes = set(exchange.request.scopes)
+    for grant in zone.grants(application_id, resource["id"], exchange.now):
+        if grant["user_id"] in (None, exchange.user) and scopes <= set(grant["scopes"]):
+            return Verdict(
+                requested, "complete", resource, allowed=True, counted=True, grant_id=grant["id"]
+            )
+    return Verdict(requested, "grant_required", resource, counted=True, unknown=True)
+
+
+def _by_policy(exchange: Exchange, policies: Policies, verdict: Verdict) -> Verdict:
+    """Steps F, G and I."""
+    assert verdict.resource is not None
+    given = policy_input(exchange, verdict.resource)
+    try:
+        ruling = policies.evaluate(exchange.zone.id, given)
+    except CaracalError as error:
+        return replace(verdict, allowed=False, status=EVAL_FAILED, ends=error, policy_input=given)
+    decision = ruling.decision
+    return replace(
+        verdict,
+        allowed=decision.allowed,
+        decision="allow" if decision.allowed else "deny",
+        status=decision.evaluation_status,
+        ends=_unusable(ruling),
+        by=ruling.by,
+        unknown=ruling.by is None,
+        determining_policies=decision.determining_policies,
+        diagnostics=decision.diagnostics,
+        policy_input=given,
+    )
+
+
+def _unusable(ruling: Ruling) -> CaracalError | None:
+    if ruling.decision.evaluation_status == "complete":
+        return None
+    return Forbidden(EVAL_FAILED, "the policy gave no usable decision")

@@ -1,0 +1,54 @@
+"""Which handler answers which request; raw ASGI, for this is the hot path."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from caracal.errors import BadInput, MethodNotAllowed, NotFound, Unavailable
+from caracal.services.http import App, Receive, Scope, Send, header
+from caracal.services.sts.view import StsView
+
+_ZONE = re.compile(r"/zones/([^/]+)")
+_WAIT_SECONDS = 2.0
+
+Route = tuple[str, App]
+"""Method and handler."""
+
+
+class Routes:
+    """Routes by path; ``/zones/{zone_id}`` in a path is a parameter, written as it stands here."""
+
+    def __init__(self, routes: Mapping[str, Route], view: StsView) -> None:
+        self._routes, self._view = routes, view
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand on to the handler, once the view has the position that the caller wants to see.
+
+        Raises:
+            NotFound: 404, unknown route.
+            MethodNotAllowed: 405.
+            Unavailable: 503 ``projection_lagging``.
+        """
+        path = scope["path"]
+        scope["path_params"] = {}
+        route = self._routes.get(path)
+        if route is None and (zone := _ZONE.search(path)) is not None:
+            scope["path_params"] = {"zone_id": zone[1]}
+            route = self._routes.get(_ZONE.sub("/zones/{zone_id}", path, count=1))
+        if route is None:
+            raise NotFound("not_found", "there is no such route")
+        method, handler = route
+        if scope["method"] != method:
+            raise MethodNotAllowed("method_not_allowed", f"the route has {method} only")
+        await self._reach(scope)
+        await handler(scope, receive, send)
+
+    async def _reach(self, scope: Scope) -> None:
+        given = header(scope, b"caracal-min-position")
+        if given is None:
+            return
+        if not given.isdigit() or len(given) > 18:
+            raise BadInput("invalid_params", "Caracal-Min-Position is a decimal number")
+        if not await self._view.following.reach(int(given), _WAIT_SECONDS):
+            raise Unavailable("projection_lagging", "the view has not come that far yet")

@@ -1,0 +1,132 @@
+"""Subject and actor tokens (RFC 8693, section 2.1; contract, section 7).
+
+Signature, ``exp`` and anchors not revoked *are* the session check: no list of sessions is kept.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Literal
+
+from caracal.errors import Forbidden, Unauthenticated
+from caracal.mandate import (
+    Claims,
+    InvalidMandate,
+    Unverified,
+    VerificationKey,
+    anchors_of,
+    numeric_date,
+    peek,
+    verify,
+)
+from caracal.services.sts.refusals import Refused, denied
+from caracal.services.sts.view import ZoneView
+
+LEEWAY = 60.0
+Kind = Literal["subject", "actor"]
+_PROOFS = 4096
+_TEXTS = ("sub", "client_id", "root_sid", "sub_type")
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who a proven ambient token speaks of."""
+
+    claims: Claims = field(repr=False)
+    anchors: frozenset[str]
+    expires_at: int
+
+    @property
+    def sid(self) -> str:
+        """Return the session."""
+        return str(self.claims["sid"])
+
+    @property
+    def subject(self) -> str:
+        """Return the user or application."""
+        return str(self.claims["sub"])
+
+    @property
+    def client_id(self) -> str:
+        """Return the application that the token was given to."""
+        return str(self.claims["client_id"])
+
+    def is_same_as(self, other: Principal) -> bool:
+        """Say whether both are the same principal (contract, end of section 4)."""
+        clients = {self.client_id, other.client_id} - {""}
+        return bool(self.subject) and self.subject == other.subject and len(clients) <= 1
+
+
+class Proofs:
+    """Proves tokens. A signature once proven by a key stays proven; all else is checked anew."""
+
+    def __init__(self, issuer: str, size: int = _PROOFS) -> None:
+        self._issuer, self._size = issuer, size
+        self._proven: OrderedDict[str, tuple[VerificationKey, Unverified]] = OrderedDict()
+
+    def principal(self, token: str, zone: ZoneView, now: float, kind: Kind) -> Principal:
+        """Return who ``token`` speaks of; rows 3 and 4 (5) of the validation order.
+
+        Args:
+            token: compact JWT.
+            zone: of the request; its two newest keys verify.
+            now: Unix seconds.
+            kind: names the token in the refusal.
+
+        Raises:
+            Refused: 401 ``invalid_token``; 403 without ``sid`` or with an ended anchor.
+        """
+        try:
+            claims = self._claims(token, zone)
+            anchors = anchors_of(claims)
+            expires_at = self._check(claims, zone.id, now)
+        except InvalidMandate:
+            error = Unauthenticated("invalid_token", f"invalid {kind}_token")
+            raise Refused(error, f"{kind}_token_invalid") from None
+        if not isinstance(claims.get("sid"), str) or not claims["sid"]:
+            raise Refused(Forbidden("invalid_token", "the token has no sid"), "session_invalid")
+        if zone.barred(anchors):
+            raise denied("session revoked", "session_invalid")
+        return Principal(claims, anchors, expires_at)
+
+    def knows_key(self, token: str, zone: ZoneView) -> bool:
+        """Say whether the zone has the key that ``token`` names; a malformed one names none."""
+        try:
+            return peek(token).kid in zone.verification_keys()
+        except InvalidMandate:
+            return True
+
+    def _claims(self, token: str, zone: ZoneView) -> Claims:
+        keys = zone.verification_keys()
+        known = self._proven.get(token)
+        if known is not None:
+            key, parts = known
+            # The very key object: a rotated or foreign key of the same name proves anew.
+            if keys.get(parts.kid) is key:
+                self._proven.move_to_end(token)
+                return parts.claims
+        parts = peek(token)
+        claims = verify(parts, keys)
+        self._proven[token] = keys[parts.kid], parts
+        if len(self._proven) > self._size:
+            self._proven.popitem(last=False)
+        return claims
+
+    def _check(self, claims: Claims, zone_id: str, now: float) -> int:
+        expires_at, issued_at = numeric_date(claims, "exp"), numeric_date(claims, "iat")
+        if expires_at is None or expires_at + LEEWAY <= now:
+            raise InvalidMandate("expired")
+        if issued_at is not None and issued_at > now + LEEWAY:
+            raise InvalidMandate("issued in the future")
+        expected = {"iss": self._issuer, "aud": [self._issuer], "zone_id": zone_id}
+        if any(claims.get(name) != value for name, value in expected.items()):
+            raise InvalidMandate("not a token of this zone")
+        if claims.get("use") != "ambient" or not all(_is_text(claims, name) for name in _TEXTS):
+            raise InvalidMandate("not an ambient token")
+        return int(expires_at)
+
+
+def _is_text(claims: Claims, name: str) -> bool:
+    value = claims.get(name)
+    return isinstance(value, str) and bool(value)

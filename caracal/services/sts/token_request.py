@@ -1,0 +1,138 @@
+"""The form of ``POST /oauth/2/token`` (RFC 8693, section 2.1; contract, section 3)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl
+
+import orjson
+
+from caracal.errors import UnsupportedMedia
+from caracal.services.sts.refusals import bad_request
+
+GRANT_TYPE = "urn:ietf:params:oauth:grant-type:token-exchange"
+ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105  a type, no secret
+MAX_BODY = 64 * 1024
+MAX_RESOURCES = 256
+MAX_CALL_CONTEXT = 8 * 1024
+
+_TOKEN_TYPES = ("", ACCESS_TOKEN, "urn:ietf:params:oauth:token-type:jwt")
+_SECONDS = re.compile(r"[0-9]{1,999}")
+_REPEATABLE = "resource"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRequest:
+    """What the caller asks for; an empty text is a field that was not sent."""
+
+    zone_id: str
+    application_id: str
+    client_secret: str
+    resources: tuple[str, ...]
+    scopes: tuple[str, ...]
+    subject_token: str
+    actor_token: str
+    session_id: str
+    agent_session_id: str
+    delegation_edge_id: str
+    challenge_id: str
+    challenge_response: str
+    call_context: str
+    ttl_seconds: int
+
+
+def read(body: bytes, content_type: bytes) -> TokenRequest:
+    """Read the form.
+
+    Raises:
+        UnsupportedMedia: 415, not ``application/x-www-form-urlencoded``.
+        BadInput: 400 ``invalid_token``, row 0b of the validation order.
+    """
+    if content_type.partition(b";")[0].strip().lower() != b"application/x-www-form-urlencoded":
+        raise UnsupportedMedia("unsupported_media_type", "the body must be a form")
+    pairs = _pairs(body)
+    fields = _single(pairs)
+    _check_types(fields)
+    resources = dict.fromkeys(value for name, value in pairs if name == _REPEATABLE and value)
+    if len(resources) > MAX_RESOURCES:
+        raise bad_request(f"at most {MAX_RESOURCES} resources")
+    return TokenRequest(
+        zone_id=fields.get("zone_id", "").strip(),
+        application_id=fields.get("application_id", "").strip(),
+        client_secret=fields.get("client_secret", ""),
+        resources=tuple(resources),
+        scopes=tuple(dict.fromkeys(fields.get("scope", "").split())),
+        subject_token=fields.get("subject_token", ""),
+        actor_token=fields.get("actor_token", ""),
+        session_id=fields.get("session_id", ""),
+        agent_session_id=fields.get("agent_session_id", ""),
+        delegation_edge_id=fields.get("delegation_edge_id", ""),
+        challenge_id=fields.get("challenge_id", ""),
+        challenge_response=fields.get("challenge_response", ""),
+        call_context=fields.get("call_context", ""),
+        ttl_seconds=_seconds(fields.get("ttl_seconds", "")),
+    )
+
+
+def read_call_context(text: str) -> dict[str, Any]:
+    """Return ``http`` and ``mcp`` of a signed Gateway call, each an object or None.
+
+    Raises:
+        BadInput: 400 ``invalid_token``, too long or of another form.
+    """
+    if len(text) > MAX_CALL_CONTEXT:
+        raise bad_request("call_context too large")
+    try:
+        given = orjson.loads(text) if text else {}
+    except orjson.JSONDecodeError:
+        raise bad_request("call_context is not JSON") from None
+    found = {name: given.get(name) for name in ("http", "mcp")} if isinstance(given, dict) else None
+    if found is None or not all(isinstance(item, dict | None) for item in found.values()):
+        raise bad_request("call_context is not an object of objects")
+    return found
+
+
+def _pairs(body: bytes) -> list[tuple[str, str]]:
+    if not body:
+        return []
+    try:
+        return parse_qsl(
+            body.decode("ascii"),
+            keep_blank_values=True,
+            strict_parsing=True,
+            errors="strict",
+            max_num_fields=MAX_RESOURCES * 4,
+        )
+    except ValueError:
+        raise bad_request("the form cannot be read") from None
+
+
+def _single(pairs: Iterable[tuple[str, str]]) -> Mapping[str, str]:
+    """RFC 6749, section 3.2: parameters must not be included more than once."""
+    fields: dict[str, str] = {}
+    for name, value in pairs:
+        if name == _REPEATABLE:
+            continue
+        if name in fields:
+            raise bad_request("a field is there more than once")
+        fields[name] = value
+    return fields
+
+
+def _check_types(fields: Mapping[str, str]) -> None:
+    if fields.get("grant_type", "") not in ("", GRANT_TYPE):
+        raise bad_request("unsupported grant_type")
+    for name in ("subject_token_type", "actor_token_type"):
+        if fields.get(name, "") not in _TOKEN_TYPES:
+            raise bad_request(f"unsupported {name}")
+
+
+def _seconds(text: str) -> int:
+    if not text:
+        return 0
+    if not _SECONDS.fullmatch(text):
+        raise bad_request("invalid ttl_seconds")
+    return int(text)
