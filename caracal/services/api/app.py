@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
 from fastapi import FastAPI
 
+from caracal import __version__
 from caracal.events.store.appender import Appender
 from caracal.events.store.log import Log
 from caracal.events.store.vault import Vault
 from caracal.projections.tail import Tail
 from caracal.projections.waiter import Waiter
-from caracal.services.api import audit, refusals, seed, zone
+from caracal.services.api import (
+    application,
+    audit,
+    grant,
+    refusals,
+    resource,
+    seed,
+    session,
+    zone,
+)
 from caracal.services.api.call import Api
 from caracal.services.api.consistency import MinPosition
 from caracal.services.api.door import Door
+from caracal.services.api.hashing import Hashing
 from caracal.services.api.limits import Limits
 from caracal.services.api.view import ApiView
 from caracal.services.connections import pool, rings
@@ -23,7 +34,16 @@ from caracal.services.health import Health
 from caracal.services.http import App, Edge
 from caracal.settings import Settings
 
-ROUTERS = (zone.router, audit.router)
+ROUTERS = (
+    zone.router,
+    application.router,
+    resource.router,
+    grant.router,
+    session.router,
+    audit.router,
+)
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
 def create_app(settings: Settings) -> App:
@@ -39,9 +59,20 @@ def create_app(settings: Settings) -> App:
             await seed.bootstrap_token(app.state.api)
             yield
 
+    app = routes(lifespan)
+    limits = Limits(
+        requests_per_min=settings.api_v1_rate_limit_per_min,
+        failures_per_min=settings.admin_auth_fail_limit_per_min,
+    )
+    guarded = Door(MinPosition(app, lambda: app.state.api), view, limits)
+    return health.around(Edge(guarded, body_limit=settings.api_body_limit_bytes), lifespan=app)
+
+
+def routes(lifespan: Lifespan | None = None) -> FastAPI:
+    """Return the routes alone: what the OpenAPI is made of."""
     app = FastAPI(
         title="Caracal Control Plane",
-        version="0.1.0",
+        version=__version__,
         lifespan=lifespan,
         openapi_url="/openapi.json",
         docs_url=None,
@@ -51,12 +82,7 @@ def create_app(settings: Settings) -> App:
     for router in ROUTERS:
         app.include_router(router)
     refusals.install(app)
-    limits = Limits(
-        requests_per_min=settings.api_v1_rate_limit_per_min,
-        failures_per_min=settings.admin_auth_fail_limit_per_min,
-    )
-    guarded = Door(MinPosition(app, lambda: app.state.api), view, limits)
-    return health.around(Edge(guarded, body_limit=settings.api_body_limit_bytes), lifespan=app)
+    return app
 
 
 async def _start(settings: Settings, view: ApiView, stack: AsyncExitStack) -> Api:
@@ -64,6 +90,8 @@ async def _start(settings: Settings, view: ApiView, stack: AsyncExitStack) -> Ap
     appender = Appender(settings.database_url)
     await appender.start()
     stack.push_async_callback(appender.stop)
+    hashing = Hashing(settings.argon2_parallel, settings.argon2_queue_max)
+    stack.callback(hashing.stop)
     waiter = Waiter(settings.database_url)
     await waiter.start()
     stack.push_async_callback(waiter.stop)
@@ -80,6 +108,7 @@ async def _start(settings: Settings, view: ApiView, stack: AsyncExitStack) -> Ap
         pool=connections,
         log=Log(connections, appender),
         vault=Vault(settings.zone_kek),
+        hashing=hashing,
         waiter=waiter,
         view=view,
     )

@@ -1,0 +1,84 @@
+"""What the golden files show, made from the declarations: the diff of a file is the review."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any
+
+from typer.main import get_command
+
+from caracal.cli import main
+from caracal.cli.flow import rows
+from caracal.events.catalogue import EVENTS, MEMBERS
+from caracal.projections import PROJECTIONS
+from caracal.services.api.app import routes
+
+
+def flow() -> str:
+    """Aggregate, event, topics, projections: what ``make flow`` prints."""
+    table = [("aggregate", "event", "topics", "projections"), *rows()]
+    widths = [max(len(row[column]) for row in table) for column in range(3)]
+    lines = (
+        "  ".join([*(row[column].ljust(widths[column]) for column in range(3)), row[3]])
+        for row in table
+    )
+    return "".join(f"{line.rstrip()}\n" for line in lines)
+
+
+def events() -> str:
+    """Every stored event: its fields with types, its allowlist (true: may be exported)."""
+    shapes = {
+        name: {
+            "fields": {field.name: str(field.type) for field in fields(event)},
+            "data": dict(MEMBERS[name]),
+        }
+        for name, event in sorted(EVENTS.items())
+    }
+    return _json(shapes)
+
+
+def read_models() -> str:
+    """The statements that create each read model."""
+    models = {
+        projection.name: [statement for table in projection.tables for statement in table.ddl()]
+        for projection in PROJECTIONS
+    }
+    return _json(models)
+
+
+def openapi() -> str:
+    """The OpenAPI of the control plane."""
+    return _json(routes().openapi())
+
+
+def command_line() -> str:
+    """The commands and their options."""
+    command: Any = get_command(main)
+    return "\n".join(_help(command, "caracal"))
+
+
+def _help(command: Any, name: str) -> list[str]:
+    options = [
+        f"  {' '.join(parameter.opts)}  {getattr(parameter, 'help', '') or ''}".rstrip()
+        for parameter in command.params
+        if parameter.name != "help"
+    ]
+    lines = [f"{name}: {(command.help or '').strip().splitlines()[0]}", *options]
+    for child, below in sorted(getattr(command, "commands", {}).items()):
+        lines += _help(below, f"{name} {child}")
+    return lines
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+FILES: Mapping[str, Callable[[], str]] = {
+    "flow.txt": flow,
+    "events.json": events,
+    "read_models.json": read_models,
+    "openapi_api.json": openapi,
+    "command_line.txt": command_line,
+}
