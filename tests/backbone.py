@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
+import orjson
 import pytest
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
@@ -14,12 +15,13 @@ from redis.asyncio import Redis
 
 from caracal.events.base import Fall, acting
 from caracal.events.guards import Secret
+from caracal.events.record import Record
 from caracal.events.store.appender import Appender
-from caracal.events.store.entries import EntryId, LogReader, Rings, placed
+from caracal.events.store.entries import EntryId, LogReader, Rings, placed, text_fields
 from caracal.events.store.log import Log
 from caracal.events.store.redis import entries_in
 from caracal.events.store.signature import Keyring
-from caracal.events.topics import Topic
+from caracal.events.topics import TOPICS, Fields, Topic
 from caracal.events.zone import Zone
 from caracal.ids import new_id
 from caracal.tasks import cancelled
@@ -28,6 +30,23 @@ FACTS_KEY, SIGNALS_KEY = bytes(range(32)), b"\x42" * 32
 RINGS = Rings(Keyring((FACTS_KEY,)), Keyring((SIGNALS_KEY,)))
 
 Value = TypeVar("Value")
+
+
+ZONES, REVOKE = TOPICS["caracal.zones.events"], TOPICS["caracal.sessions.revoke"]
+
+
+def _items(record: Record) -> list[Fields]:
+    (entry,) = ZONES.entries(record)
+    return [
+        {**entry, "data": orjson.dumps({"sid": sid}).decode()}
+        for sid in record.state.get("sessions", [])
+    ]
+
+
+ITEMS = Topic("caracal.items.events", "facts", ("zone.archived",), _items)
+"""A topic of facts on which one event has as many entries as it names sessions."""
+
+ALL_TOPICS = {**TOPICS, ITEMS.name: ITEMS}
 
 
 def new_zone(zone_id: str | None = None, *, slug: str | None = None, name: str = "A") -> Zone:
@@ -125,12 +144,12 @@ async def in_log(connection: AsyncConnection[Any], topic: Topic) -> Expected:
 async def on_topic(redis: Redis, name: str) -> Expected:
     """Return what stands on a topic."""
     return [
-        (entry_id, {name.decode(): value.decode() for name, value in fields.items()})
+        (entry_id, text_fields(fields) or {"no": "text"})
         for entry_id, fields in entries_in(await redis.xrange(name))
     ]
 
 
-async def saved(log: Log, zones: Iterable[Zone]) -> list[int]:
+async def save_all(log: Log, zones: Iterable[Zone]) -> list[int]:
     """Save each zone in a command of its own, at once; return their last positions."""
     done = await asyncio.gather(*(log.save(zone) for zone in zones))
     return [one.position or 0 for one in done]

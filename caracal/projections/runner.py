@@ -83,29 +83,25 @@ class Runner:
         self.counters = RunnerCounters()
 
     async def run(self) -> None:
-        """Apply for ever; on an error close everything, live on from the log, try again."""
+        """Apply for ever; on an error close everything and try again."""
         while True:
-            async with AsyncExitStack() as stack:
-                applying: _Applying | None = None
-                try:
-                    applying = await _Applying.open(self, stack)
-                    await applying.follow_topic()
-                except GONE:
-                    await self._away(applying)
-                except psycopg.Error as error:
-                    self.counters.fenced += isinstance(error, Fenced)
-                    logger.info("%s on %s starts again: %s", *self._names(), error)
-                    await asyncio.sleep(0.05)
+            try:
+                await self._follow()
+            except (psycopg.Error, *GONE) as error:
+                self.counters.fenced += isinstance(error, Fenced)
+                logger.info("%s on %s starts again: %s", *self._names(), error)
+                await asyncio.sleep(0.05)
             self.counters.restarts += 1
 
-    async def _away(self, applying: _Applying | None) -> None:
-        """Redis is gone: the log has everything."""
-        try:
-            if applying is not None:
-                await applying.fill()
-        except psycopg.Error as error:
-            logger.info("%s on %s: %s", *self._names(), error)
-        await asyncio.sleep(_AWAY_SECONDS)
+    async def _follow(self) -> None:
+        async with AsyncExitStack() as stack:
+            applying = await _Applying.open(self, stack)
+            try:
+                await applying.follow_topic()
+            except GONE as error:
+                logger.info("%s on %s without Redis: %s", *self._names(), error)
+                await applying.fill()  # the log has everything
+                await asyncio.sleep(_AWAY_SECONDS)
 
     def _names(self) -> tuple[str, str]:
         return self.projection.name, self.topic.name
@@ -183,30 +179,38 @@ class _Applying:
         cursor = self._cursor
         for entry_id, raw in entries:
             place = EntryId.parse(entry_id)
-            fields = text_fields(raw)
-            if not fields or not verified(self._topic, entry_id, fields, self._rings):
-                await self._apply(batch)
-                await self._set_aside(entry_id, fields, raw)
-                await self.fill(place)
-                batch, cursor = [], self._cursor
-            elif place > cursor and EntryId.parse(fields["prev"]) != cursor:
-                self._counters.gaps += 1
-                await self._apply(batch)
-                await self.fill(place)
-                batch, cursor = [], self._cursor
-            elif place > cursor:
-                batch.append((place, read_fact(place.position, fields)))
+            ours = self._read_entry(entry_id, raw)
+            if ours is not None and place <= cursor:
+                continue
+            if ours is not None and ours[0] == cursor:
+                batch.append((place, ours[1]))
                 cursor = place
+                continue
+            await self._apply(batch)
+            if ours is None:
+                await self._set_aside(entry_id, raw)
+            self._counters.gaps += ours is not None
+            await self.fill(place)
+            batch, cursor = [], self._cursor
         await self._apply(batch)
 
-    async def _set_aside(
-        self, entry_id: str, fields: dict[str, str] | None, raw: Mapping[bytes, bytes]
-    ) -> None:
+    def _read_entry(self, entry_id: str, raw: Mapping[bytes, bytes]) -> tuple[EntryId, Fact] | None:
+        """Return ``prev`` and the fact of an entry; None when it is not ours."""
+        fields = text_fields(raw)
+        if not fields or not verified(self._topic, entry_id, fields, self._rings):
+            return None
+        try:
+            place = EntryId.parse(entry_id)
+            return EntryId.parse(fields["prev"]), read_fact(place.position, fields)
+        except (KeyError, ValueError):  # of the unsigned ones of dev mode; what we sign is whole
+            return None
+
+    async def _set_aside(self, entry_id: str, raw: Mapping[bytes, bytes]) -> None:
         if not raw:
             return  # deleted or trimmed before we read it; the log has it
         self._counters.foreign += 1
         logger.error("foreign entry %s on %s", entry_id, self._topic.name)
-        letter = fields if fields is not None else {"undecodable": repr(raw)}
+        letter = text_fields(raw) or {"undecodable": repr(raw)}
         await dead_letters.add(
             self._redis, self._topic, entry_id, self._projection.group, letter, self._rings
         )
@@ -217,7 +221,7 @@ class _Applying:
         while more:
             entries, more = await self._log.entries(self._topic, self._cursor, upto, limit=_COUNT)
             self._counters.idle_fills += bool(idle and entries)
-            await self._apply([(entry.id, entry.record.fact()) for entry in entries])
+            await self._apply([(e.id, read_fact(e.id.position, e.fields)) for e in entries])
 
     async def _apply(self, batch: Batch) -> None:
         if not batch:

@@ -3,13 +3,7 @@
 -- Returns the real last ids when one differs (and writes nothing), else an empty list.
 local real, same = {}, true
 for i = 2, #KEYS do
-  local last = '0-0'
-  if redis.call('EXISTS', KEYS[i]) == 1 then
-    local info = redis.call('XINFO', 'STREAM', KEYS[i])
-    for j = 1, #info, 2 do
-      if info[j] == 'last-generated-id' then last = info[j + 1] end
-    end
-  end
+  local last = last_id(KEYS[i])
   real[i - 1] = last
   if last ~= ARGV[i] then same = false end
 end

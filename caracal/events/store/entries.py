@@ -116,20 +116,25 @@ class LogReader:
 
         The position of ``after`` is read again: its event may have further entries.
         """
-        cursor = await self._connection.execute(
-            f"{_ROWS} WHERE name = ANY(%s) AND position BETWEEN %s AND %s"
-            " ORDER BY position LIMIT %s",
-            (list(topic.sources), after.position, upto.position, limit),
-            prepare=True,
-        )
-        rows = await cursor.fetchall()
-        entries = [
-            entry
-            for row in rows
-            for entry in entries_of(topic, Record.read(*row))
-            if after < entry.id <= upto
-        ]
-        return entries, len(rows) == limit
+        position = after.position
+        while True:
+            cursor = await self._connection.execute(
+                f"{_ROWS} WHERE name = ANY(%s) AND position BETWEEN %s AND %s"
+                " ORDER BY position LIMIT %s",
+                (list(topic.sources), position, upto.position, limit),
+                prepare=True,
+            )
+            rows = await cursor.fetchall()
+            more = len(rows) == limit
+            entries = [
+                entry
+                for row in rows
+                for entry in entries_of(topic, Record.read(*row))
+                if after < entry.id <= upto
+            ]
+            if entries or not more:
+                return entries, more
+            position = rows[-1][0] + 1  # events that have no entry here
 
     async def at(self, topic: Topic, entry_id: EntryId) -> Entry | None:
         """Return the entry with this id; None when the log yields none for the topic."""

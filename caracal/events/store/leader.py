@@ -34,8 +34,8 @@ class Leadership:
     ) -> None:
         self._connection, self._key, self._sign = connection, key, sign
 
-    async def wait(self) -> None:
-        """Return when the lock is ours, or its holder has been silent for 2 s."""
+    async def wait(self) -> bool:
+        """Return True when the lock is ours, False when its holder has been silent for 2 s."""
         seen, since = await self._sign(), time.monotonic()
         while not await self._try_lock():
             await asyncio.sleep(_ASK_SECONDS)
@@ -43,7 +43,8 @@ class Leadership:
             if sign != seen or sign is self.IDLE:
                 seen, since = sign, time.monotonic()
             elif time.monotonic() - since >= SILENCE_SECONDS:
-                return
+                return False
+        return True
 
     async def _try_lock(self) -> bool:
         call = (

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -49,10 +49,14 @@ _CHUNK = 200  # entries a Lua call; one call's arguments stay far below Lua's li
 _BEAT_SECONDS = 0.5
 _LOCK = 4846791580151137092
 
-_folder = resources.files("caracal.events.store")
-_APPEND = (_folder / "append.lua").read_text()
-_BEAT = (_folder / "beat.lua").read_text()
-_QUARANTINE = (_folder / "quarantine.lua").read_text()
+
+def _script(name: str) -> str:
+    folder = resources.files("caracal.events.store")
+    return (folder / "topic.lua").read_text() + (folder / f"{name}.lua").read_text()
+
+
+_APPEND, _BEAT = _script("append"), _script("beat")
+_HEAD, _QUARANTINE = _script("head"), _script("quarantine")
 
 
 @dataclass(slots=True)
@@ -68,7 +72,10 @@ class RelayCounters:
 
 
 class Relay:
-    """Publishes the log. ``run`` goes on until cancelled, whatever breaks."""
+    """Publishes the log. ``run`` goes on until cancelled, whatever breaks.
+
+    ``locked`` waits for leadership; without it several relays work at once, which is harmless.
+    """
 
     def __init__(
         self,
@@ -79,10 +86,11 @@ class Relay:
         topics: Mapping[str, Topic] = TOPICS,
         maxlen: int = RELAYED_MAXLEN,
         poll_seconds: float = 0.25,
+        locked: bool = True,
     ) -> None:
         self.database_url, self.redis_url = database_url, redis_url
         self.rings, self.topics = rings, topics
-        self.maxlen, self.poll_seconds = maxlen, poll_seconds
+        self.maxlen, self.poll_seconds, self.locked = maxlen, poll_seconds, locked
         self._readers = _topics_by_source(topics.values())
         self.counters = RelayCounters()
 
@@ -119,10 +127,15 @@ class _Publishing:
     """One stretch of publishing, on connections of its own; it ends with the first error."""
 
     def __init__(
-        self, relay: Relay, connection: AsyncConnection[Any], redis: Redis, wake: asyncio.Event
+        self,
+        relay: Relay,
+        connection: AsyncConnection[Any],
+        redis: Redis,
+        waking: _Waking,
+        *,
+        leads: bool,
     ) -> None:
-        self._relay, self._redis, self._wake = relay, redis, wake
-        self._connection = connection
+        self._relay, self._redis, self._waking, self._leads = relay, redis, waking, leads
         self._log = LogReader(connection)
         self._heads: dict[str, EntryId] = {}
         self._done = 0
@@ -137,18 +150,17 @@ class _Publishing:
         listening = await stack.enter_async_context(await connect_pg(url, autocommit=True))
         redis = connect(relay.redis_url)
         stack.push_async_callback(redis.aclose)
-        await Leadership(connection, _LOCK, _beats(redis)).wait()
-        await listening.execute(f"LISTEN {LOG_CHANNEL}")
-        wake = asyncio.Event()
-        waking = asyncio.create_task(_wake_on_notify(listening, wake), name="relay-listen")
-        stack.push_async_callback(cancelled, waking)
-        return cls(relay, connection, redis, wake)
+        leadership = Leadership(connection, _LOCK, _beats(redis))
+        leads = await leadership.wait() if relay.locked else True
+        waking = await _Waking.open(listening, stack)
+        return cls(relay, connection, redis, waking, leads=leads)
 
     async def run(self) -> None:
+        """Publish until an error, or until we meet the one whose silence made us begin."""
         self._log_id = await self._log.log_id()
         await self._resync()
         while True:
-            self._wake.clear()
+            self._waking.clear()
             records = await self._log.records(self._done, limit=_BATCH)
             in_step = True
             for topic, entries in self._relay.entries(records).items():
@@ -157,18 +169,13 @@ class _Publishing:
                 self._done = records[-1].position if records else self._done
                 if records or time.monotonic() >= self._next_beat:
                     in_step = await self._beat()
+            if not in_step and not self._leads:
+                return
             if not in_step:
                 await self._resync()
             elif len(records) < _BATCH:
-                await self._wait()
-
-    async def _wait(self) -> None:
-        seconds = min(self._relay.poll_seconds, max(self._next_beat - time.monotonic(), 0))
-        try:
-            async with asyncio.timeout(seconds):
-                await self._wake.wait()
-        except TimeoutError:
-            return
+                until_beat = max(self._next_beat - time.monotonic(), 0)
+                await self._waking.wait(min(self._relay.poll_seconds, until_beat))
 
     async def _append(self, topic: Topic, entries: list[Entry]) -> bool:
         """Append to a topic; False when it does not end where we believed."""
@@ -182,11 +189,10 @@ class _Publishing:
                 args += [str(entry.id), 2 * len(fields)]
                 args += [text for pair in fields.items() for text in pair]
                 prev = entry.id
-            last = EntryId.parse(await script(self._redis, _APPEND, [topic.name], args))
-            if last != prev:
+            if await script(self._redis, _APPEND, [topic.name], args) is not None:
                 self._relay.counters.refused += len(chunk)
                 return False
-            self._heads[topic.name] = last
+            self._heads[topic.name] = prev
             self._relay.counters.published += len(chunk)
         return True
 
@@ -236,42 +242,68 @@ class _Publishing:
 
     async def _head(self, topic: Topic) -> EntryId:
         """Return where a topic ends; one whose last entry is not ours is moved aside."""
-        last = await self._last_id(topic)
-        if last == ZERO or await self._is_ours(topic, last):
-            return last
-        aside = f"{topic.name}.quarantine.{time.time_ns()}"
-        if await script(self._redis, _QUARANTINE, [topic.name, aside], [str(last)]):
-            self._relay.counters.quarantined += 1
-            logger.error("topic %s ended with a foreign entry; moved to %s", topic.name, aside)
-        return await self._last_id(topic)
+        while True:
+            last, (newest, strings) = await script(self._redis, _HEAD, [topic.name], [])
+            head = EntryId.parse(last)
+            entry = strings if newest == last else None  # else deleted; its id stays the last
+            if head == ZERO or await self._is_ours(topic, head, entry):
+                return head
+            aside = f"{topic.name}.quarantine.{time.time_ns()}"
+            found = [last, newest, *strings]
+            if await script(self._redis, _QUARANTINE, [topic.name, aside], found):
+                self._relay.counters.quarantined += 1
+                logger.error("topic %s ended with a foreign entry; moved to %s", topic.name, aside)
 
-    async def _last_id(self, topic: Topic) -> EntryId:
-        if not await self._redis.exists(topic.name):
-            return ZERO
-        info = await self._redis.xinfo_stream(topic.name)
-        return EntryId.parse(info["last-generated-id"])
-
-    async def _is_ours(self, topic: Topic, last: EntryId) -> bool:
+    async def _is_ours(self, topic: Topic, head: EntryId, strings: list[bytes] | None) -> bool:
         """Say whether the log yields this id for the topic, with the content that stands there."""
-        if (entry := await self._log.at(topic, last)) is None:
+        if (entry := await self._log.at(topic, head)) is None:
             return False
-        newest = entries_in(await self._redis.xrevrange(topic.name, count=1))
-        if not newest or EntryId.parse(newest[0][0]) != last:
-            return True  # the entry itself was deleted or trimmed; its id is ours
-        fields = text_fields(newest[0][1])
-        if fields is None or not verified(topic, str(last), fields, self._relay.rings):
+        if strings is None:
+            return True
+        fields = text_fields(dict(zip(strings[::2], strings[1::2], strict=True)))
+        if fields is None or not verified(topic, str(head), fields, self._relay.rings):
             return False
-        prev = await self._log.before(topic, last)
         fields.pop(FIELD, None)
-        return fields == {**entry.fields, "position": str(last.position), "prev": str(prev)}
+        prev = await self._log.before(topic, head)
+        return fields == {**entry.fields, "position": str(head.position), "prev": str(prev)}
 
 
-async def _wake_on_notify(listening: AsyncConnection[Any], wake: asyncio.Event) -> None:
-    try:
-        async for _ in listening.notifies():
-            wake.set()
-    except psycopg.Error:
-        wake.set()  # the reading connection finds out by itself
+class _Waking:
+    """Wakes the relay when something was appended to the log."""
+
+    def __init__(self) -> None:
+        self._woken = asyncio.Event()
+        self._listening: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def open(cls, connection: AsyncConnection[Any], stack: AsyncExitStack) -> _Waking:
+        waking = cls()
+        await connection.execute(f"LISTEN {LOG_CHANNEL}")
+        waking._listening = asyncio.create_task(waking._listen(connection), name="relay-listen")
+        stack.push_async_callback(cancelled, waking._listening)
+        return waking
+
+    async def _listen(self, connection: AsyncConnection[Any]) -> None:
+        with suppress(psycopg.Error):  # ``wait`` tells
+            async for _ in connection.notifies():
+                self._woken.set()
+        self._woken.set()
+
+    def clear(self) -> None:
+        """Wait for what comes from now on."""
+        self._woken.clear()
+
+    async def wait(self, seconds: float) -> None:
+        """Return when woken, at the latest after ``seconds``.
+
+        Raises:
+            psycopg.OperationalError: nobody would wake us any more.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._woken.wait()
+        if self._listening is not None and self._listening.done():
+            raise psycopg.OperationalError("the listening connection was lost")
 
 
 def _beats(redis: Redis) -> Any:

@@ -1,0 +1,39 @@
+"""Tasks end when told to."""
+
+from __future__ import annotations
+
+import asyncio
+
+from caracal.tasks import cancelled
+
+
+async def forever() -> None:
+    await asyncio.Event().wait()
+
+
+async def deaf_once() -> None:
+    try:
+        await forever()
+    except asyncio.CancelledError:
+        await forever()
+
+
+async def failing() -> None:
+    try:
+        await forever()
+    finally:
+        raise OSError("in the end")
+
+
+async def test_a_task_has_ended() -> None:
+    for work in (forever, deaf_once, failing):
+        task = asyncio.create_task(work())
+        await asyncio.sleep(0)
+        await cancelled(task)
+        assert task.done()
+
+
+async def test_one_that_never_ran() -> None:
+    task = asyncio.create_task(forever())
+    await cancelled(task)
+    assert task.cancelled()
