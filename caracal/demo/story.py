@@ -1,0 +1,162 @@
+"""The story, step by step: made, used, denied, revoked, proven."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable
+from typing import Any
+
+import psycopg
+
+from caracal.demo.agent import Agent, Answer
+from caracal.demo.control import ControlPlane, Json
+from caracal.demo.epilogue import say_what_to_try
+from caracal.demo.scene import READ, RESOURCE, WRITE, Scene, make_scene, token_of
+from caracal.demo.screen import Screen, StepFailed, milliseconds
+from caracal.demo.wire import Stream, read_stream, tool_call
+from caracal.projections.audit_chain import ChainReport, verify_chain
+
+_PATIENCE = 5.0  # s for what follows at once
+_POLL = 0.02  # s
+
+
+async def tell(stack: dict[str, str], tools: str, screen: Screen) -> None:
+    """Tell it from the first step to the last.
+
+    Args:
+        stack: content of ``stack.json``.
+        tools: URL of the MCP server that stands behind the Gateway.
+
+    Raises:
+        StepFailed: a step did not do what it says.
+    """
+    async with ControlPlane(stack["api_url"], stack["admin_token"]) as admin:
+        screen.headline("An operator makes the rules")
+        scene = await make_scene(admin, stack, tools, screen)
+        screen.headline("An agent works through the Gateway")
+        with screen.step("token") as say:
+            token = await token_of(stack, scene.application)
+            say(f"ambient, {token['expires_in']} s, from the STS for the application's secret")
+        async with Agent(stack["gateway_url"], RESOURCE, token["access_token"]) as agent:
+            calls = await work(agent, admin, scene, screen)
+            screen.headline("The operator revokes the grant while the agent reads a stream")
+            calls |= await revoke(agent, admin, scene, screen)
+        screen.headline("The evidence")
+        await prove(admin, scene, calls, screen)
+        screen.headline("Try next")
+        await say_what_to_try(admin, scene, screen)
+
+
+async def work(agent: Agent, admin: ControlPlane, scene: Scene, screen: Screen) -> dict[str, str]:
+    """Call a tool that policy allows and one that it denies; return the request ids."""
+    with screen.step("list tools") as say:
+        say(", ".join(await agent.tools(READ)))
+    with screen.step("tool call, allowed") as say:
+        allowed = await agent.call("search", {"cause": "certificate"}, READ)
+        expect(allowed, 200)
+        say(f"200  search: {len(allowed.result)} incidents, newest {allowed.result[0]['who']}")
+        say(f'"{allowed.result[0]["lesson"]}"')
+    with screen.step("tool call, denied") as say:
+        note = {"id": allowed.result[0]["id"], "note": "not our problem"}
+        denied = await agent.call("annotate", note, WRITE)
+        expect(denied, 403)
+        say(f"403  annotate: {denied.refusal}")
+    with screen.step("why denied") as say:
+        decision = (await trail(admin, scene, denied.request_id))[-1]
+        for policy in decision["determining_policies_json"]:
+            say(f"policy {policy}")
+        for diagnostic in decision["diagnostics_json"]:
+            say(f"reason: {diagnostic['reason']}")
+    return {"search": allowed.request_id, "annotate": denied.request_id}
+
+
+async def revoke(agent: Agent, admin: ControlPlane, scene: Scene, screen: Screen) -> dict[str, str]:
+    """Revoke the grant under two open streams; return the request ids."""
+    wire, told = Stream(), asyncio.Event()
+
+    async def on_progress(progress: float, total: float | None, message: str | None) -> None:
+        told.set()
+
+    with screen.step("open two streams") as say:
+        mcp = asyncio.create_task(agent.call("replay", {}, READ, on_progress))
+        bare = asyncio.create_task(
+            read_stream(
+                wire,
+                agent.url,
+                agent.headers | {"X-Caracal-Scope": READ},
+                tool_call("replay", {}),
+            )
+        )
+        await soon("progress", told.wait(), wire.flowing.wait())
+        if wire.status != 200:
+            raise StepFailed(f"the bare socket got {wire.status} {wire.body!r}")
+        say("replay: by the MCP client and by a bare socket; both are being told the register")
+    asked = time.perf_counter()
+    with screen.step("revoke grant") as say:
+        await admin.delete(f"{scene.path}/grants/{scene.grant['id']}")
+        say("204  committed to the log, with the end of the application's session")
+    with screen.step("streams cut") as say:
+        cut, _ = await soon("the end of both streams", mcp, bare)
+        expect(cut, 200)
+        if not cut.broken or wire.trailers.get("x-caracal-revoked") != "true":
+            raise StepFailed(f"trailers {wire.trailers}, MCP client: {cut.broken or cut.result}")
+        say(f"{milliseconds(asked, wire.ended_at)} after the revocation was sent")
+        say("on the wire: trailer X-Caracal-Revoked: true")
+        say(f"MCP client:  {cut.broken}")
+    with screen.step("next call, refused") as say:
+        refused = await agent.call("search", {}, READ)
+        expect(refused, 401)
+        say(f"401  {refused.refusal}")
+        say(f"{milliseconds(asked)} after the revocation was sent")
+    return {
+        "replay": cut.request_id,
+        "replay (socket)": wire.headers["x-request-id"],
+        "revoke": admin.request_id,
+    }
+
+
+async def prove(admin: ControlPlane, scene: Scene, calls: dict[str, str], screen: Screen) -> None:
+    """Show what the ledger knows of those calls, and that nobody has touched it."""
+    with screen.step("audit trail") as say:
+        for name, request_id in calls.items():
+            for entry in await trail(admin, scene, request_id):
+                policies = entry["determining_policies_json"] or []
+                by = f"  by {', '.join(map(str, policies))}" if policies else ""
+                say(f"{name:<16} {entry['event_type']:<15} {entry['decision'] or 'fact':<5}{by}")
+    with screen.step("verify the chain") as say:
+        report = await verified(scene)
+        if not report.ok or not report.checked:
+            raise StepFailed(f"{report.checked} entries, findings: {report.findings}")
+        say(f"{report.checked} entries, each with its content's hash and the one before: unbroken")
+
+
+async def trail(admin: ControlPlane, scene: Scene, request_id: str) -> list[Json]:
+    """Return what is known of a request; the ledger follows the decisions within a moment."""
+    limit = time.monotonic() + _PATIENCE
+    while time.monotonic() < limit:
+        if entries := await admin.get(f"{scene.path}/audit/by-request/{request_id}"):
+            return list(entries)
+        await asyncio.sleep(_POLL)
+    raise StepFailed(f"the audit trail does not know request {request_id}")
+
+
+async def verified(scene: Scene) -> ChainReport:
+    """Verify the zone's chain against the ledger itself, not against what the API says of it."""
+    keys = tuple(bytes.fromhex(key) for key in scene.stack["audit_hmac_key"].split(","))
+    async with await psycopg.AsyncConnection.connect(scene.stack["database_url"]) as db:
+        return await verify_chain(db, scene.zone["id"], keys)
+
+
+async def soon(what: str, *awaited: Awaitable[Any]) -> list[Any]:
+    """Return the results of all ``awaited``, or raise StepFailed when they take too long."""
+    try:
+        return await asyncio.wait_for(asyncio.gather(*awaited), _PATIENCE)
+    except TimeoutError:
+        raise StepFailed(f"waited {_PATIENCE:.0f} s for {what}") from None
+
+
+def expect(answer: Answer, status: int) -> None:
+    """Raise StepFailed unless the call came to ``status``."""
+    if answer.status != status:
+        raise StepFailed(f"expected {status}, got {answer.status} {answer.refusal}")
