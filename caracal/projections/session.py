@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from caracal.events.application import Application
@@ -10,7 +11,7 @@ from caracal.events.grant import Grant
 from caracal.events.session import Session
 from caracal.events.zone import Zone
 from caracal.projections.projection import Projection
-from caracal.projections.query import Db, Page, page
+from caracal.projections.query import Db, Page, page, select
 from caracal.projections.table import End, Put, Table, end, put
 
 SESSIONS = Table(
@@ -71,3 +72,17 @@ async def list_sessions(db: Db, zone_id: str, page_: Page, **equal: Any) -> list
     return await page(
         db, SESSIONS, page_, where=where, arguments=(zone_id, *equal.values()), ended_too=True
     )
+
+
+async def live_sessions(db: Db, zone_id: str, moment: datetime, **equal: str) -> dict[str, int]:
+    """Return the zone's active sessions that live beyond ``moment``: id, position of the start.
+
+    ``equal`` filters by columns.
+    """
+    where = "".join(f" AND {column} = %s" for column in equal)
+    statement = (
+        "SELECT id, position FROM sessions WHERE ended_at IS NULL AND NOT stub"
+        f" AND zone_id = %s AND expires_at > %s{where}"
+    )
+    rows = await select(db, statement, [zone_id, moment, *equal.values()])
+    return {row["id"]: row["position"] for row in rows}

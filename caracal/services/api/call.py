@@ -17,6 +17,7 @@ from caracal.events.store.log import Log, Saved, retrying
 from caracal.events.store.vault import Vault
 from caracal.projections.query import Db
 from caracal.projections.waiter import Waiter
+from caracal.services.api.hashing import Hashing
 from caracal.services.api.view import ApiView
 from caracal.services.http import traceparent_of
 from caracal.settings import Settings
@@ -32,6 +33,7 @@ class Api:
     pool: AsyncConnectionPool[AsyncConnection[Any]]
     log: Log
     vault: Vault
+    hashing: Hashing
     waiter: Waiter
     view: ApiView
 

@@ -9,7 +9,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from caracal.events.base import Aggregate
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """Refuse what no database and no encoding takes."""
     # A NUL cannot be stored, a lone surrogate cannot be written as UTF-8.
     if "\x00" in text:
         raise ValueError("must not contain NUL")
@@ -20,8 +21,8 @@ def _printable(text: str) -> str:
     return text
 
 
-Text = Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(_printable)]
-Name = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_printable)]
+Text = Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(printable)]
+Name = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(printable)]
 
 
 class Body(BaseModel):

@@ -12,13 +12,13 @@ from pydantic import Field
 
 from caracal import mandate
 from caracal.errors import BadInput, Conflict, Forbidden
-from caracal.events.base import Fall
 from caracal.events.signing_key import SigningKey
 from caracal.events.store.log import Saved
 from caracal.events.zone import Zone, slug_of, zone_not_found
 from caracal.ids import new_id
 from caracal.projections.zone import get_zone, list_zones
 from caracal.services.api.call import Call, CallDep, no_content
+from caracal.services.api.cascade import Cascade, Whose
 from caracal.services.api.models import Answer, Body, Name
 from caracal.services.api.paging import PageDep, cut
 from caracal.services.api.path import ZoneId
@@ -138,8 +138,13 @@ async def patch(zone_id: ZoneId, body: ZonePatch, call: CallDep) -> ZoneAnswer:
 @router.delete("/{zone_id}", status_code=204)
 async def delete(zone_id: ZoneId, call: CallDep) -> Response:
     """Archive a zone: its sessions, agents, edges and open streams end at once."""
-    fall = Fall()
-    await call.change(
-        Zone, zone_id, zone_id, lambda zone: zone.archive(fall), zone_not_found(zone_id)
-    )
+    await _ARCHIVE.run(call, zone_id, zone_id, zone_not_found(zone_id))
     return no_content(call)
+
+
+_ARCHIVE = Cascade(
+    Zone,
+    whose=lambda zone: Whose(zone.aggregate_id),
+    end=Zone.archive,
+    end_late=Zone.archive_late,
+)
