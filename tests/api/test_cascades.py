@@ -1,0 +1,189 @@
+"""What ends with a grant, an application, a zone: also with the worker down, also just begun."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from caracal import clock
+from caracal.errors import NotFound
+from caracal.events.base import CASCADE_LIMIT
+from caracal.events.session import Session
+from caracal.events.store.entries import LogReader
+from caracal.services.api import cascade
+from tests.api.running import Plane, plane, worker
+from tests.backbone import opened_log
+from tests.making import in_zone, new_session
+
+
+async def status_of(api: Plane, zone: str) -> dict[str, str]:
+    rows = (await api.call("GET", f"/zones/{zone}/sessions?limit=1000")).json()
+    return {row["id"]: row["status"] for row in rows}
+
+
+async def cascades(api: Plane, root: str) -> list[dict[str, Any]]:
+    """The cascade events of a root: their data."""
+    async with api.database() as db:
+        records = await LogReader(db).records(0, limit=1_000_000)
+    facts = [record.fact() for record in records]
+    names = ("grant.revoked", "application.archived", "zone.archived")
+    return [fact.data for fact in facts if fact.aggregate_id == root and fact.name in names]
+
+
+async def world(api: Plane) -> tuple[str, dict[str, str]]:
+    zone = await api.zone()
+    app, resource = await api.application(zone), await api.resource(zone)
+    return zone, {"application_id": app["id"], "resource_id": resource["id"]}
+
+
+async def started(api: Plane, zone: str, app: str, **members: Any) -> Session:
+    session = new_session(app, zone_id=zone, **members)
+    await api.log.save(session)
+    return session
+
+
+async def grant_on(api: Plane, zone: str, on: dict[str, str], user: str | None) -> str:
+    body = {**on, "scopes": ["read"], "user_id": user}
+    return str((await api.made(f"/zones/{zone}/grants", body))["id"])
+
+
+async def test_a_users_grant_ends_that_users_sessions(api: Plane) -> None:
+    zone, on = await world(api)
+    other = await api.application(zone)
+    ada = await started(api, zone, on["application_id"])
+    elsewhere = await started(api, zone, other["id"])
+    bob = await started(api, zone, on["application_id"], subject_id="bob")
+    past = clock.now() - timedelta(hours=1)
+    expired = await started(api, zone, on["application_id"], expires_at=past)
+    grant = await grant_on(api, zone, on, "ada")
+    assert (await api.call("DELETE", f"/zones/{zone}/grants/{grant}")).status_code == 204
+    assert await status_of(api, zone) == {
+        ada.aggregate_id: "revoked",
+        elsewhere.aggregate_id: "revoked",
+        bob.aggregate_id: "active",
+        expired.aggregate_id: "active",
+    }
+    (event,) = await cascades(api, grant)
+    assert {root["id"] for root in event["roots"]} == set(event["sessions"])
+
+
+async def test_an_applications_own_grant_ends_its_own_sessions(api: Plane) -> None:
+    zone, on = await world(api)
+    app = on["application_id"]
+    own = await started(api, zone, app, session_type="application", subject_id=app)
+    user = await started(api, zone, app)
+    same_name = await started(api, zone, app, subject_id=app)
+    grant = await grant_on(api, zone, on, None)
+    await api.call("DELETE", f"/zones/{zone}/grants/{grant}")
+    assert await status_of(api, zone) == {
+        own.aggregate_id: "revoked",
+        user.aggregate_id: "active",
+        same_name.aggregate_id: "active",
+    }
+
+
+async def test_an_archived_application_ends_its_sessions(api: Plane) -> None:
+    zone, on = await world(api)
+    other = await api.application(zone)
+    gone = await started(api, zone, on["application_id"])
+    stays = await started(api, zone, other["id"])
+    path = f"/zones/{zone}/applications/{on['application_id']}"
+    assert (await api.call("DELETE", path)).status_code == 204
+    assert await status_of(api, zone) == {
+        gone.aggregate_id: "revoked",
+        stays.aggregate_id: "active",
+    }
+    with pytest.raises(NotFound, match="application_not_found"):
+        await started(api, zone, on["application_id"])
+    with in_zone(zone):
+        gone.revoke("token_revoked")
+    with pytest.raises(NotFound, match="session_not_found"):
+        await api.log.save(gone)
+
+
+async def test_an_archived_zone_ends_its_sessions(api: Plane) -> None:
+    zone, on = await world(api)
+    other_zone, other = await world(api)
+    gone = await started(api, zone, on["application_id"])
+    stays = await started(api, other_zone, other["application_id"])
+    assert (await api.call("DELETE", f"/zones/{zone}")).status_code == 204
+    (event,) = await cascades(api, zone)
+    assert event["sessions"] == [gone.aggregate_id]
+    assert await status_of(api, other_zone) == {stays.aggregate_id: "active"}
+    with pytest.raises(NotFound, match="zone_not_found"):
+        await started(api, zone, on["application_id"])
+
+
+async def test_many_sessions_make_many_parts(api: Plane) -> None:
+    zone, on = await world(api)
+    many = [new_session(on["application_id"], zone_id=zone) for _ in range(CASCADE_LIMIT + 5)]
+    await api.save(*many)
+    path = f"/zones/{zone}/applications/{on['application_id']}"
+    answer = await api.call("DELETE", path)
+    assert answer.status_code == 204
+    events = await cascades(api, on["application_id"])
+    assert [(event["part"], len(event["sessions"])) for event in events] == [(1, 1000), (2, 5)]
+    assert {sid for event in events for sid in event["sessions"]} == {
+        session.aggregate_id for session in many
+    }
+
+
+async def test_a_session_begun_while_the_cascade_lists_ends_too(
+    api: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zone, on = await world(api)
+    grant = await grant_on(api, zone, on, "ada")
+    first = await started(api, zone, on["application_id"])
+    listing, meanwhile = cascade.sessions_of, list[Session]()
+
+    async def slow(db: Any, whose: cascade.Whose) -> dict[str, int]:
+        found = await listing(db, whose)
+        meanwhile.append(await started(api, zone, on["application_id"]))
+        return found
+
+    monkeypatch.setattr(cascade, "sessions_of", slow)
+    await api.call("DELETE", f"/zones/{zone}/grants/{grant}")
+    between, after = meanwhile
+    assert await status_of(api, zone) == {
+        first.aggregate_id: "revoked",
+        between.aggregate_id: "revoked",
+        after.aggregate_id: "active",  # began after the revocation: another consent may allow it
+    }
+    events = await cascades(api, grant)
+    assert [(event["part"], event["sessions"]) for event in events] == [
+        (1, [first.aggregate_id]),
+        (2, [between.aggregate_id]),
+    ]
+
+
+@pytest.fixture
+async def alone(database_url: str, redis_url: str) -> AsyncIterator[Plane]:
+    """An API without a worker; its answers to mutations are all pending."""
+    async with AsyncExitStack() as stack:
+        log = await stack.enter_async_context(opened_log(database_url))
+        yield await stack.enter_async_context(plane(database_url, redis_url, log))
+
+
+async def test_without_the_worker_nothing_is_missed(alone: Plane) -> None:
+    zone, on = await world(alone)
+    grant = await grant_on(alone, zone, on, "ada")
+    session = await started(alone, zone, on["application_id"])
+    own = await started(alone, zone, on["application_id"], subject_id="bob")
+    answer = await alone.call("DELETE", f"/zones/{zone}/grants/{grant}")
+    assert answer.status_code == 204
+    assert answer.headers["caracal-consistency"] == "pending"
+    (event,) = await cascades(alone, grant)
+    assert event["sessions"] == [session.aggregate_id]
+    await alone.call("DELETE", f"/zones/{zone}/applications/{on['application_id']}")
+    async with worker(alone.database_url, alone.redis_url):
+        async with alone.database() as db:
+            end = await LogReader(db).end()
+            assert await alone.waiter.reached(db, end, timeout=15)
+        assert await status_of(alone, zone) == {
+            session.aggregate_id: "revoked",
+            own.aggregate_id: "revoked",
+        }
