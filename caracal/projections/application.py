@@ -7,7 +7,7 @@ from typing import Any
 from caracal.events.application import Application
 from caracal.events.base import Fact
 from caracal.projections.projection import Projection
-from caracal.projections.query import Db, Page, one, page
+from caracal.projections.query import Db, Page, one, page, select
 from caracal.projections.table import Change, End, Put, Table, change, end, put
 
 APPLICATIONS = Table(
@@ -57,3 +57,12 @@ async def get_application(db: Db, zone_id: str, application_id: str) -> dict[str
 async def list_applications(db: Db, zone_id: str, page_: Page) -> list[dict[str, Any]]:
     """Return applications that are not archived, newest first, one more than the page holds."""
     return await page(db, APPLICATIONS, page_, where="AND zone_id = %s", arguments=(zone_id,))
+
+
+async def public_application_ids(db: Db, zone_id: str) -> list[str]:
+    """Return the ids of the zone's applications that have no credential."""
+    statement = (
+        "SELECT id FROM applications WHERE zone_id = %s AND credential_type = 'public'"
+        " AND ended_at IS NULL AND NOT stub"
+    )
+    return [row["id"] for row in await select(db, statement, [zone_id])]

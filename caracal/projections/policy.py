@@ -85,3 +85,13 @@ async def live_versions(db: Db, zone_id: str, ids: Sequence[str]) -> list[dict[s
         " WHERE v.id = ANY(%s) AND p.zone_id = %s AND p.ended_at IS NULL AND NOT p.stub"
     )
     return await select(db, statement, [list(ids), zone_id])
+
+
+async def policies_of(db: Db, version_ids: Sequence[str]) -> list[str]:
+    """Return the ids of the policies that have these versions, each once, in their order."""
+    statement = (
+        "SELECT v.policy_id FROM unnest(%s::text[]) WITH ORDINALITY AS wanted (id, place)"
+        " JOIN policy_versions v ON v.id = wanted.id ORDER BY wanted.place"
+    )
+    rows = await select(db, statement, [list(version_ids)])
+    return list(dict.fromkeys(row["policy_id"] for row in rows))
