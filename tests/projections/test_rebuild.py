@@ -14,7 +14,7 @@ from caracal.events.zone import Zone
 from caracal.projections.rebuild import as_of, rebuild
 from caracal.projections.runner import Runner
 from caracal.projections.zone import zones
-from tests.backbone import RINGS, archive_zone, change_zone, eventually, new_zone, running, saved
+from tests.backbone import RINGS, archive_zone, change_zone, eventually, new_zone, running, save_all
 
 TOPIC = facts(Zone)
 
@@ -27,9 +27,9 @@ async def test_a_rebuild_gives_the_rows_that_were_there(
     log: Log, db: AsyncConnection[Any], database_url: str, redis_url: str
 ) -> None:
     made = [new_zone(name=f"zone {number}") for number in range(20)]
-    positions = await saved(log, made)
-    positions += await saved(log, [change_zone(zone, name="other") for zone in made[:5]])
-    positions += await saved(log, [archive_zone(zone) for zone in made[10:12]])
+    positions = await save_all(log, made)
+    positions += await save_all(log, [change_zone(zone, name="other") for zone in made[:5]])
+    positions += await save_all(log, [archive_zone(zone) for zone in made[10:12]])
     runner = Runner(zones, TOPIC, database_url=database_url, redis_url=redis_url, rings=RINGS)
     async with running(Relay(database_url, redis_url, RINGS), runner):
         await eventually(_at(runner, max(positions)))
@@ -51,7 +51,7 @@ async def test_a_rebuild_under_load_loses_and_doubles_nothing(
     async def write() -> list[int]:
         positions = []
         while not stop.is_set():
-            positions += await saved(log, [new_zone() for _ in range(10)])
+            positions += await save_all(log, [new_zone() for _ in range(10)])
         return positions
 
     async with running(Relay(database_url, redis_url, RINGS), runner):
@@ -71,7 +71,7 @@ async def test_a_rebuild_under_load_loses_and_doubles_nothing(
 async def test_a_rebuild_that_was_cut_off_leaves_nothing_in_the_way(
     log: Log, db: AsyncConnection[Any], database_url: str
 ) -> None:
-    await saved(log, [new_zone()])
+    await save_all(log, [new_zone()])
     await db.execute("CREATE TABLE zones__next (rest text)")
     await rebuild(database_url, zones)
     assert len(await _rows(db)) == 1
@@ -81,7 +81,7 @@ async def test_a_parked_aggregate_stays_parked(
     log: Log, db: AsyncConnection[Any], database_url: str
 ) -> None:
     zone, other = new_zone(name="A"), new_zone(name="A")
-    await saved(log, [zone, other])
+    await save_all(log, [zone, other])
     changed = await log.save(change_zone(zone, name="B"))
     await log.save(change_zone(other, name="B"))
     await db.execute(

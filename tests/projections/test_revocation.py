@@ -105,7 +105,7 @@ def test_what_ended_is_forgotten_when_no_token_is_left() -> None:
     made = RevocationMap(max_staleness=15)
     rows = [
         {"id": "old", "stopped": 1, "resumed": 0, "final": True, "stopped_on": NOW - life - 5},
-        {"id": "young", "stopped": 2, "resumed": 0, "final": True, "stopped_on": NOW - life + 60},
+        {"id": "young", "stopped": 2, "resumed": 0, "final": True, "stopped_on": NOW - life + 3600},
         {"id": "held", "stopped": 3, "resumed": 0, "final": False, "stopped_on": NOW - 10 * life},
         {"id": "back", "stopped": 3, "resumed": 4, "final": False, "stopped_on": NOW - 10 * life},
     ]

@@ -30,7 +30,7 @@ from tests.backbone import (
     new_zone,
     opened_log,
     running,
-    saved,
+    save_all,
 )
 
 TOPIC = facts(Zone)
@@ -65,11 +65,11 @@ async def one_zone(log: Log, name: str = "A") -> tuple[str, int]:
 async def test_the_snapshot_holds_what_the_runner_applied_and_what_it_did_not(
     log: Log, database_url: str, redis_url: str
 ) -> None:
-    applied = await saved(log, [new_zone() for _ in range(5)])
+    applied = await save_all(log, [new_zone() for _ in range(5)])
     both = relay(database_url, redis_url), runner(database_url, redis_url)
     async with running(*both):
         await eventually(_at(both[1], max(applied)))
-    later = await saved(log, [new_zone() for _ in range(3)])
+    later = await save_all(log, [new_zone() for _ in range(3)])
     async with tailing(database_url, redis_url) as (tail, table):
         assert len(table.rows) == 8
         assert tail.position == max(later)
@@ -270,7 +270,7 @@ async def test_tails_that_join_under_load_and_faults_are_complete(
     async def write() -> int:
         last = 0
         while not stop.is_set():
-            last = max(await saved(log, [new_zone() for _ in range(5)]))
+            last = max(await save_all(log, [new_zone() for _ in range(5)]))
             await asyncio.sleep(0.005)
         return last
 
