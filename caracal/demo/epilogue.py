@@ -42,7 +42,9 @@ async def say_what_to_try(admin: ControlPlane, scene: Scene, screen: Screen) -> 
         "Ask for more than policy gives": (
             f"curl -sS {gateway} {_call(WRITE, 'annotate', id='INC-015', note='seen')}"
         ),
-        "See both decisions": f"curl -sS '{zone}/audit?limit=2' -H {operator}",
+        "See what was decided, and why": (
+            f"curl -sS '{zone}/audit?limit=3' -H {operator} | python3 -m json.tool"
+        ),
         "Open a stream": f"curl -sSN --raw {gateway} {_call(READ, 'replay', every_ms=2000)}",
         "and end it from another terminal": (
             f"curl -sS -X DELETE {zone}/grants/{grant['id']} -H {operator}"
@@ -70,5 +72,7 @@ def _header_file(file: Path, headers: dict[str, str]) -> str:
 
 
 def _call(scope: str, tool: str, **arguments: Any) -> str:
-    message = json.dumps(tool_call(tool, arguments), separators=(",", ":"))
+    message = json.dumps(
+        tool_call(tool, arguments, progress=tool == "replay"), separators=(",", ":")
+    )
     return f"-H {quote(f'X-Caracal-Scope: {scope}')} -d {quote(message)}"

@@ -17,7 +17,7 @@ from caracal.demo.screen import Screen, StepFailed, milliseconds
 from caracal.demo.wire import Stream, read_stream, tool_call
 from caracal.projections.audit_chain import ChainReport, verify_chain
 
-_PATIENCE = 5.0  # s for what follows at once
+_PATIENCE = 10.0  # s for what follows at once
 _POLL = 0.02  # s
 
 
@@ -44,7 +44,7 @@ async def tell(stack: dict[str, str], tools: str, screen: Screen) -> None:
             calls |= await revoke(agent, admin, scene, screen)
         screen.headline("The evidence")
         await prove(admin, scene, calls, screen)
-        screen.headline("Try next")
+        screen.headline("Try next, while it serves (Ctrl-C ends it)")
         await say_what_to_try(admin, scene, screen)
 
 
@@ -63,7 +63,8 @@ async def work(agent: Agent, admin: ControlPlane, scene: Scene, screen: Screen) 
         expect(denied, 403)
         say(f"403  annotate: {denied.refusal}")
     with screen.step("why denied") as say:
-        decision = (await trail(admin, scene, denied.request_id))[-1]
+        entries = await trail(admin, scene, denied.request_id)
+        decision = next(entry for entry in entries if entry["determining_policies_json"])
         for policy in decision["determining_policies_json"]:
             say(f"policy {policy}")
         for diagnostic in decision["diagnostics_json"]:
@@ -85,17 +86,17 @@ async def revoke(agent: Agent, admin: ControlPlane, scene: Scene, screen: Screen
                 wire,
                 agent.url,
                 agent.headers | {"X-Caracal-Scope": READ},
-                tool_call("replay", {}),
+                tool_call("replay", {}, progress=True),
             )
         )
         await soon("progress", told.wait(), wire.flowing.wait())
         if wire.status != 200:
             raise StepFailed(f"the bare socket got {wire.status} {wire.body!r}")
-        say("replay: by the MCP client and by a bare socket; both are being told the register")
+        say("replay, by the MCP client and by a bare socket")
     asked = time.perf_counter()
     with screen.step("revoke grant") as say:
         await admin.delete(f"{scene.path}/grants/{scene.grant['id']}")
-        say("204  committed to the log, with the end of the application's session")
+        say("204  in the log, together with the end of the session")
     with screen.step("streams cut") as say:
         cut, _ = await soon("the end of both streams", mcp, bare)
         expect(cut, 200)
@@ -121,9 +122,8 @@ async def prove(admin: ControlPlane, scene: Scene, calls: dict[str, str], screen
     with screen.step("audit trail") as say:
         for name, request_id in calls.items():
             for entry in await trail(admin, scene, request_id):
-                policies = entry["determining_policies_json"] or []
-                by = f"  by {', '.join(map(str, policies))}" if policies else ""
-                say(f"{name:<16} {entry['event_type']:<15} {entry['decision'] or 'fact':<5}{by}")
+                kind, decision = entry["event_type"], entry["decision"] or "fact"
+                say(f"{name:<16} {kind:<15} {decision:<6} {why(entry)}".rstrip())
     with screen.step("verify the chain") as say:
         report = await verified(scene)
         if not report.ok or not report.checked:
@@ -139,6 +139,11 @@ async def trail(admin: ControlPlane, scene: Scene, request_id: str) -> list[Json
             return list(entries)
         await asyncio.sleep(_POLL)
     raise StepFailed(f"the audit trail does not know request {request_id}")
+
+
+def why(entry: Json) -> str:
+    """Return the policies that determined a decision, or else how far it came."""
+    return ", ".join(entry["determining_policies_json"] or [entry["evaluation_status"] or ""])
 
 
 async def verified(scene: Scene) -> ChainReport:

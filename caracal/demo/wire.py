@@ -14,9 +14,11 @@ import h11
 _READ = 65536  # bytes
 
 
-def tool_call(tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return the message that calls ``tool`` and asks for progress notifications."""
-    params = {"name": tool, "arguments": arguments, "_meta": {"progressToken": 1}}
+def tool_call(tool: str, arguments: dict[str, Any], *, progress: bool = False) -> dict[str, Any]:
+    """Return the message that calls ``tool`` and, with ``progress``, asks to be told of it."""
+    params = {"name": tool, "arguments": arguments}
+    if progress:
+        params["_meta"] = {"progressToken": 1}
     return {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
 
 

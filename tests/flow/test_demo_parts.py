@@ -148,7 +148,7 @@ async def test_a_whole_stream_over_a_bare_socket_has_no_trailer() -> None:
     async with tool_server() as upstream, PassThrough(upstream).serving() as proxy:
         stream = Stream()
         headers = agent_headers("token") | {"X-Caracal-Scope": READ}
-        message = tool_call("replay", {"every_ms": 1})
+        message = tool_call("replay", {"every_ms": 1}, progress=True)
         reading = read_stream(stream, f"{proxy}/mcp", headers, message)
         await asyncio.wait_for(reading, LIMIT)
     assert (stream.status, stream.headers["x-request-id"]) == (200, "request-1")
