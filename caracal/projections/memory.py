@@ -91,7 +91,8 @@ class MemoryTable:
             row = {**self._blank(row_id, 0), "stub": True}
         elif row["ended_at"] is not None and row["ended_at"] <= position:
             return
-        self._store({**row, **columns, "ended_at": position})
+        final = dict.fromkeys(self.table.final)
+        self._store({**row, **final, **columns, "ended_at": position})
 
     def _blank(self, row_id: str, position: int) -> Row:
         blank = dict.fromkeys(self.table.columns)
@@ -109,11 +110,19 @@ class MemoryTable:
     def _store(self, row: Row) -> None:
         old = self.rows.get(row["id"])
         for columns, entries in self._indexes.items():
-            if old is not None:
-                entries.get(tuple(old[name] for name in columns), set()).discard(row["id"])
+            if old is not None and old["ended_at"] is None:
+                _discard(entries, tuple(old[name] for name in columns), row["id"])
             if row["ended_at"] is None:
                 entries.setdefault(tuple(row[name] for name in columns), set()).add(row["id"])
         self.rows[row["id"]] = row
+
+
+def _discard(
+    entries: dict[tuple[Any, ...], set[str]], values: tuple[Any, ...], row_id: str
+) -> None:
+    entries[values].discard(row_id)
+    if not entries[values]:
+        del entries[values]
 
 
 class MemoryMarks:

@@ -98,7 +98,7 @@ def _sql(kind: type[Operation], table: AnyTable, name: str, columns: tuple[str, 
     return (
         _change_sql(table, name, columns, source)
         if kind is Change
-        else _end_sql(name, columns, source)
+        else _end_sql(table, name, columns, source)
     )
 
 
@@ -125,9 +125,10 @@ def _change_sql(table: Table, name: str, columns: tuple[str, ...], source: str) 
     )
 
 
-def _end_sql(name: str, columns: tuple[str, ...], source: str) -> str:
+def _end_sql(table: Table, name: str, columns: tuple[str, ...], source: str) -> str:
     names = "".join(f", {column}" for column in columns)
-    sets = "".join(f", {column} = excluded.{column}" for column in columns)
+    every = dict.fromkeys((*table.final, *columns))
+    sets = "".join(f", {column} = excluded.{column}" for column in every)
     return (
         f"INSERT INTO {name} AS t (id, position, ended_at, stub{names})"
         f" SELECT id, 0, position, true{names} FROM {source}"

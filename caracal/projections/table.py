@@ -23,7 +23,7 @@ class Table:
 
     Every table has ``id``, ``position`` (of the last put or change), ``ended_at`` (position of
     the end, null while alive) and ``stub`` (ended before it was seen). ``final`` are the columns
-    that an end sets.
+    that an end sets; one that it does not name becomes null.
     """
 
     name: str
