@@ -8,20 +8,8 @@ from typing import Any
 import pytest
 
 from caracal.services.api import policy_contract
+from tests.api.policies import HEAD, REGO, SCHEMA, policies, rego
 from tests.api.running import Plane
-
-HEAD = "package caracal.authz\nimport rego.v1\n"
-REGO = HEAD + 'result := {"decision": "deny", "evaluation_status": "complete"}\n'
-SCHEMA = "2026-03-16"
-
-
-def policies(zone: str, *rest: str) -> str:
-    return "/".join((f"/zones/{zone}/policies", *rest))
-
-
-def rego(remark: str) -> str:
-    """A valid policy with a text of its own, for all sets together."""
-    return f"{REGO}# {remark}\n"
 
 
 @pytest.fixture(scope="module")

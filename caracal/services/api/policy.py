@@ -26,18 +26,18 @@ from caracal.services.api.policy_contract import (
 router = APIRouter(prefix="/v1/zones/{zone_id}/policies", tags=["policies"])
 
 
-class VersionInput(Body):
+class PolicyVersionInput(Body):
     content: Content
     schema_version: Text = SCHEMA_VERSION
 
 
-class PolicyInput(VersionInput):
+class PolicyInput(PolicyVersionInput):
     name: Name
     description: Description | None = None
     owner_type: Name = "customer"
 
 
-class VersionAnswer(Answer):
+class PolicyVersionAnswer(Answer):
     id: str
     policy_id: str
     version: int
@@ -46,7 +46,7 @@ class VersionAnswer(Answer):
     created_at: datetime
 
 
-class VersionWithContent(VersionAnswer):
+class PolicyVersionWithContent(PolicyVersionAnswer):
     content: str
 
 
@@ -61,11 +61,11 @@ class PolicyAnswer(Answer):
 
 
 class PolicyWithVersion(PolicyAnswer):
-    version: VersionAnswer
+    version: PolicyVersionAnswer
 
 
 class PolicyWithVersions(PolicyAnswer):
-    versions: list[VersionWithContent]
+    versions: list[PolicyVersionWithContent]
 
 
 @router.get("")
@@ -107,13 +107,13 @@ async def get(zone_id: ZoneId, policy_id: PathId, call: CallDep) -> PolicyWithVe
         versions = await versions_of(db, policy_id)
     if row is None:
         raise policy_not_found(policy_id)
-    return PolicyWithVersions(**row, versions=[VersionWithContent(**one) for one in versions])
+    return PolicyWithVersions(**row, versions=[PolicyVersionWithContent(**one) for one in versions])
 
 
 @router.post("/{policy_id}/versions", status_code=201)
 async def add_version(
-    zone_id: ZoneId, policy_id: PathId, body: VersionInput, call: CallDep
-) -> VersionAnswer:
+    zone_id: ZoneId, policy_id: PathId, body: PolicyVersionInput, call: CallDep
+) -> PolicyVersionAnswer:
     """Add the next version: 1, 2, ... without a gap."""
     await _check(body)
     version_id = new_id()
@@ -132,10 +132,10 @@ async def delete(zone_id: ZoneId, policy_id: PathId, call: CallDep) -> Response:
     return no_content(call)
 
 
-async def _check(body: VersionInput) -> None:
+async def _check(body: PolicyVersionInput) -> None:
     check_schema_version(body.schema_version)
     await check_rego(body.content)
 
 
-def _newest(policy: Policy) -> VersionAnswer:
-    return VersionAnswer(policy_id=policy.aggregate_id, **asdict(policy.versions[-1]))
+def _newest(policy: Policy) -> PolicyVersionAnswer:
+    return PolicyVersionAnswer(policy_id=policy.aggregate_id, **asdict(policy.versions[-1]))

@@ -55,7 +55,7 @@ class ManifestItem(Body):
     policy_version_id: Id
 
 
-class VersionInput(Body):
+class PolicySetVersionInput(Body):
     manifest: Annotated[list[ManifestItem], Field(min_length=1, max_length=256)]
     schema_version: Text = SCHEMA_VERSION
 
@@ -75,7 +75,7 @@ class PolicySetAnswer(Answer):
     created_at: datetime
 
 
-class VersionAnswer(Answer):
+class PolicySetVersionAnswer(Answer):
     id: str
     policy_set_id: str
     version: int
@@ -84,7 +84,7 @@ class VersionAnswer(Answer):
     created_at: datetime
 
 
-class VersionWithManifest(VersionAnswer):
+class PolicySetVersionWithManifest(PolicySetVersionAnswer):
     manifest_json: list[dict[str, str]]
     policies: list[str]
 
@@ -138,8 +138,8 @@ async def delete(zone_id: ZoneId, policy_set_id: PathId, call: CallDep) -> Respo
 
 @router.post("/{policy_set_id}/versions", status_code=201)
 async def add_version(
-    zone_id: ZoneId, policy_set_id: PathId, body: VersionInput, call: CallDep
-) -> VersionAnswer:
+    zone_id: ZoneId, policy_set_id: PathId, body: PolicySetVersionInput, call: CallDep
+) -> PolicySetVersionAnswer:
     """Add the next version: a manifest of policies that hold the contract, in this order."""
     missing = policy_set_not_found(policy_set_id)
     check_schema_version(body.schema_version)
@@ -154,13 +154,15 @@ async def add_version(
         )
 
     changed = await call.change(PolicySet, policy_set_id, zone_id, add, missing)
-    return VersionAnswer(policy_set_id=policy_set_id, **asdict(changed.version_of(version_id)))
+    return PolicySetVersionAnswer(
+        policy_set_id=policy_set_id, **asdict(changed.version_of(version_id))
+    )
 
 
 @router.get("/{policy_set_id}/versions/{version_id}")
 async def get_version(
     zone_id: ZoneId, policy_set_id: PathId, version_id: PathId, call: CallDep
-) -> VersionWithManifest:
+) -> PolicySetVersionWithManifest:
     """Show a version: its manifest, and the ids of the policies in it."""
     async with call.database() as db:
         if await get_policy_set(db, zone_id, policy_set_id) is None:
@@ -170,7 +172,7 @@ async def get_version(
             raise NotFound("policy_set_version_not_found", f"there is no version {version_id!r}")
         policies = await policies_of(db, row["manifest"])
     manifest = [{"policy_version_id": item} for item in row["manifest"]]
-    return VersionWithManifest(**row, manifest_json=manifest, policies=policies)
+    return PolicySetVersionWithManifest(**row, manifest_json=manifest, policies=policies)
 
 
 @router.post("/{policy_set_id}/activate", status_code=202)
