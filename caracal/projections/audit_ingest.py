@@ -104,6 +104,7 @@ class _Ingesting:
         self._ingestor, self._ledger, self._redis = ingestor, ledger, redis
         self._counters = ingestor.counters
         self._next_claim = 0.0
+        self._upto: EntryId | None = None
 
     @classmethod
     async def open(cls, ingestor: Ingestor, stack: AsyncExitStack) -> _Ingesting:
@@ -131,6 +132,8 @@ class _Ingesting:
                     await self._ingest(entries)
                 elif start == "0":
                     start = ">"
+                else:
+                    await self._rest()
             except ResponseError as error:
                 if "NOGROUP" not in str(error) and "UNBLOCKED" not in str(error):
                     raise
@@ -156,6 +159,13 @@ class _Ingesting:
             if cursor == "0-0":
                 return
 
+    async def _rest(self) -> None:
+        """Nothing to do: another ingestor's entries may have held the watermark back."""
+        upto = await self._committed_after([])
+        if upto is not None and upto != self._upto:
+            await self._ledger.write([], upto)
+            self._upto = upto
+
     async def _make_group(self) -> None:
         # At 0, not at the watermark: what stands there was not trimmed, the ledger knows what it
         # has, and in another incarnation of the topic a watermark may lie beyond what is new.
@@ -176,6 +186,7 @@ class _Ingesting:
             written, refused = await self._write_singly(good)
             dead += refused
             await self._ledger.write([], upto)
+        self._upto = upto
         self._counters.inserted += written.inserted
         self._counters.duplicates += written.duplicates
         self._counters.tampered += len(written.tampered)

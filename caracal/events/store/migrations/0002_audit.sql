@@ -71,5 +71,6 @@ END $$;
 
 -- The facts that a request caused, found in the log itself.
 CREATE FUNCTION request_of(state bytea) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN convert_from(state, 'UTF8')::json -> 'meta' ->> 'request_id';
+    RETURN CASE WHEN substring(state FROM 1 FOR 1) = '{'  -- what is no object names no request
+        THEN convert_from(state, 'UTF8')::json -> 'meta' ->> 'request_id' END;
 CREATE INDEX log_request ON log (request_of(state)) WHERE request_of(state) IS NOT NULL;

@@ -1,0 +1,112 @@
+"""The audit topic is trimmed up to what is committed, never beyond."""
+
+from __future__ import annotations
+
+import pytest
+from redis.asyncio import Redis
+
+from caracal.events.store import audit_topic
+from caracal.events.store.audit_entry import encode
+from caracal.events.store.audit_topic import LEDGER_GROUP, backlog, trim
+from caracal.events.topics import AUDIT
+from caracal.projections.audit_ingest import Ingestor
+from tests.audit.trail import KEYS, Trail, decided, ingest
+
+
+async def committed(trail: Trail, ingestor: Ingestor, count: int) -> list[str]:
+    """Put entries and let them be ingested."""
+    entry_ids = await trail.put(*(decided() for _ in range(count)))
+    await ingest(ingestor, trail, entry_ids[-1])
+    return entry_ids
+
+
+async def test_what_is_committed_goes_and_what_is_not_stays(
+    trail: Trail, ingestor: Ingestor
+) -> None:
+    await committed(trail, ingestor, 250)
+    waiting = await trail.put(decided(), decided())
+    assert await trim(trail.redis, trail.db) == (250, [])
+    assert await trail.on_topic() == waiting
+    await ingest(ingestor, trail, waiting[-1])
+    assert await trim(trail.redis, trail.db) == (2, [])
+    assert len(await trail.rows()) == 252
+
+
+async def test_nothing_goes_without_a_topic_a_group_or_a_watermark(
+    trail: Trail, ingestor: Ingestor
+) -> None:
+    assert await trim(trail.redis, trail.db) == (0, [])
+    await trail.put(decided())
+    assert await trim(trail.redis, trail.db) == (0, [])
+    await trail.redis.xgroup_create(AUDIT, LEDGER_GROUP, id="0")
+    assert await trim(trail.redis, trail.db) == (0, [])
+
+
+async def test_pending_entries_stay_whatever_the_watermark_says(
+    trail: Trail, ingestor: Ingestor
+) -> None:
+    await committed(trail, ingestor, 3)
+    read = await trail.put(decided(), decided())
+    await trail.redis.xreadgroup(LEDGER_GROUP, "worker-dead-1", {AUDIT: ">"}, count=1)
+    await trail.db.execute("UPDATE audit_watermarks SET position = position + 1000000")
+    assert await trim(trail.redis, trail.db) == (3, [])
+    assert await trail.on_topic() == read
+
+
+async def test_a_watermark_of_another_incarnation_of_the_topic_trims_nothing(
+    trail: Trail, ingestor: Ingestor
+) -> None:
+    await committed(trail, ingestor, 3)
+    await trail.redis.flushdb()
+    for number in range(3):  # a clock gone back: all below the watermark
+        await trail.redis.xadd(AUDIT, encode(decided(), KEYS), id=f"5-{number + 1}")
+    assert await trim(trail.redis, trail.db) == (0, [])
+    await trail.redis.xgroup_create(AUDIT, LEDGER_GROUP, id="0")
+    await trail.redis.xreadgroup(LEDGER_GROUP, "worker-1", {AUDIT: ">"}, count=1)
+    await trail.redis.xack(AUDIT, LEDGER_GROUP, "5-1")
+    assert await trim(trail.redis, trail.db) == (1, [])
+    assert await trail.on_topic() == ["5-2", "5-3"]
+
+
+@pytest.fixture
+async def exporting(trail: Trail, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second group is switched on, and has committed the first entry."""
+    monkeypatch.setattr(audit_topic, "AUDIT_GROUPS", (LEDGER_GROUP, "siem-export"))
+    first = (await trail.put(decided()))[0]
+    await trail.redis.xgroup_create(AUDIT, "siem-export", id=first)
+    position, _, n = first.partition("-")
+    await trail.db.execute(
+        "INSERT INTO audit_watermarks VALUES ('siem-export', %s, %s)", (int(position), int(n))
+    )
+
+
+@pytest.mark.usefixtures("exporting")
+async def test_the_lowest_watermark_counts(trail: Trail, ingestor: Ingestor) -> None:
+    await committed(trail, ingestor, 4)
+    assert await trim(trail.redis, trail.db) == (1, [])
+    assert len(await trail.on_topic()) == 4
+
+
+@pytest.mark.usefixtures("exporting")
+async def test_a_group_idle_for_a_day_stops_counting(trail: Trail, ingestor: Ingestor) -> None:
+    await committed(trail, ingestor, 4)
+    await trail.db.execute("UPDATE audit_watermarks SET moved_at = now() - interval '25 hours'")
+    # … but the ledger's own always counts.
+    await trail.put(decided())
+    assert await trim(trail.redis, trail.db) == (5, ["siem-export"])
+    assert len(await trail.on_topic()) == 1
+
+
+async def test_the_backlog_is_what_is_not_acknowledged(trail: Trail, ingestor: Ingestor) -> None:
+    assert (await backlog(trail.redis)).length == 0
+    await committed(trail, ingestor, 2)
+    assert (await backlog(trail.redis)).length == 0
+    await trail.put(decided(), decided(), decided())
+    await read_one(trail.redis)
+    waiting = await backlog(trail.redis)
+    assert (waiting.length, waiting.dead_letters) == (3, 0)
+    assert waiting.oldest_seconds >= 0
+
+
+async def read_one(redis: Redis) -> None:
+    await redis.xreadgroup(LEDGER_GROUP, "worker-dead-1", {AUDIT: ">"}, count=1)
