@@ -33,6 +33,7 @@ SESSIONS = Table(
         "(zone_id, created_at DESC, id DESC)",
         "(zone_id, subject_id) WHERE ended_at IS NULL",
         "(application_id) WHERE ended_at IS NULL",
+        "(expires_at) WHERE ended_at IS NULL",
     ),
 )
 
@@ -86,3 +87,14 @@ async def live_sessions(db: Db, zone_id: str, moment: datetime, **equal: str) ->
     )
     rows = await select(db, statement, [zone_id, moment, *equal.values()])
     return {row["id"]: row["position"] for row in rows}
+
+
+async def overdue_sessions(db: Db, limit: int) -> list[tuple[str, str]]:
+    """Return active sessions whose time has run out, oldest first: (id, zone)."""
+    rows = await select(
+        db,
+        "SELECT id, zone_id FROM sessions WHERE ended_at IS NULL AND NOT stub"
+        " AND expires_at < now() ORDER BY expires_at LIMIT %s",
+        [limit],
+    )
+    return [(row["id"], row["zone_id"]) for row in rows]

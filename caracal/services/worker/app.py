@@ -17,6 +17,7 @@ from caracal.services.connections import pool, rings
 from caracal.services.health import Health
 from caracal.services.http import App, Edge
 from caracal.services.worker.audit import AuditJobs
+from caracal.services.worker.sweep import SessionSweeper
 from caracal.settings import Settings
 from caracal.tasks import cancelled
 
@@ -30,8 +31,9 @@ def create_app(settings: Settings) -> App:
         async with AsyncExitStack() as stack:
             connections = await stack.enter_async_context(pool(settings))
             relay, runners = _relay(settings), _runners(settings)
-            audit = AuditJobs(settings)
-            jobs = [relay.run(), *(runner.run() for runner in runners), *audit.jobs()]
+            audit, sweeper = AuditJobs(settings), SessionSweeper(settings)
+            projecting = (runner.run() for runner in runners)
+            jobs = [relay.run(), *projecting, sweeper.run(), *audit.jobs()]
             tasks = [asyncio.create_task(job) for job in jobs]
             for task in tasks:
                 stack.push_async_callback(cancelled, task)
@@ -43,7 +45,11 @@ def create_app(settings: Settings) -> App:
                 database=connections,
                 checks=(stalled, audit.lagging),
                 details=lambda: _details(relay, runners),
-                counters=lambda: _counters(relay, runners) | audit.counters(),
+                counters=lambda: {
+                    **_counters(relay, runners),
+                    **audit.counters(),
+                    "sessions_expired_total": sweeper.expired,
+                },
             )
             yield
 
