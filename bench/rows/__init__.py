@@ -1,0 +1,30 @@
+"""The rows of design, section 9, in the order in which they are measured.
+
+What needs a database alone comes first, so that nothing else runs beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+from bench.report import Row
+from bench.rows import hot_path, log, mutations, policy, revocation, start
+from bench.setting import Setting
+
+Measure = Callable[[Setting], Coroutine[Any, Any, Row]]
+
+ROWS: Mapping[str, Measure] = {
+    "policy": policy.decision,
+    "appends": log.appends,
+    "rebuild": log.rebuilding,
+    "up": start.ready,
+    "exchange": hot_path.exchange,
+    "governed": hot_path.governed,
+    "governed-alone": hot_path.governed_alone,
+    "governed-steady": hot_path.governed_steady,
+    "visible": mutations.visible,
+    "mutations": mutations.by_http,
+    "revoke": revocation.by_api,
+    "revoke-relay-dead": revocation.relay_dead,
+}

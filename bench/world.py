@@ -1,0 +1,146 @@
+"""What the product is asked about: a zone with an application, a resource, a policy in force."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+import httpx
+
+from bench.wire import request
+
+POLICY = (Path(__file__).parent / "template.rego").read_text()
+RESOURCE = "resource://bench"
+_UNLIMITED = {"window_seconds": 60, "max_requests": 1_000_000_000}
+_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
+_ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Ids and secrets of what was made, and the requests of the rows."""
+
+    urls: Mapping[str, str]
+    zone_id: str
+    application_id: str
+    resource_id: str
+    secret: str
+
+    def address(self, service: str) -> tuple[str, int]:
+        """Return host and port of a service."""
+        parts = urlsplit(self.urls[f"{service}_url"])
+        return str(parts.hostname), int(parts.port or 80)
+
+    def ambient(self) -> str:
+        """Return a fresh ambient token."""
+        answer = httpx.post(
+            f"{self.urls['sts_url']}/oauth/2/token", data=self._credentials(), timeout=10
+        )
+        return str(_checked(answer)["access_token"])
+
+    def exchange(self, token: str) -> str:
+        """Return the request that exchanges an ambient token for a mandate of one call."""
+        form = {**self._credentials(), "subject_token": token, "subject_token_type": _ACCESS_TOKEN}
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        return self._text("sts", "POST", "/oauth/2/token", headers, urlencode(form))
+
+    def governed(self, token: str) -> str:
+        """Return a call of the resource through the Gateway."""
+        headers = {
+            "Authorization": f"Bearer {token}",
+            "X-Caracal-Resource": RESOURCE,
+            "X-Caracal-Scope": "read",
+        }
+        return self._text("gateway", "GET", "/answer", headers)
+
+    def control(self, method: str, path: str, body: str = "") -> str:
+        """Return a call of the control plane, below the zone."""
+        headers = {
+            "Authorization": f"Bearer {self.urls['admin_token']}",
+            "Content-Type": "application/json",
+        }
+        return self._text("api", method, f"/v1/zones/{self.zone_id}{path}", headers, body)
+
+    def granted(self) -> str:
+        """Grant the resource to the application; return the grant's id."""
+        with admin(self.urls) as api:
+            return str(
+                _made(
+                    api,
+                    f"/v1/zones/{self.zone_id}/grants",
+                    application_id=self.application_id,
+                    resource_id=self.resource_id,
+                    scopes=["read"],
+                )["id"]
+            )
+
+    def _credentials(self) -> dict[str, str]:
+        return {
+            "grant_type": _EXCHANGE,
+            "zone_id": self.zone_id,
+            "application_id": self.application_id,
+            "client_secret": self.secret,
+            "resource": RESOURCE,
+            "scope": "read",
+        }
+
+    def _text(
+        self, service: str, method: str, path: str, headers: Mapping[str, str], body: str = ""
+    ) -> str:
+        host, port = self.address(service)
+        raw = request(method, path, f"{host}:{port}", headers, body.encode())
+        return raw.decode("latin-1")
+
+
+def admin(urls: Mapping[str, str]) -> httpx.Client:
+    """Return a client of the control plane."""
+    headers = {"Authorization": f"Bearer {urls['admin_token']}"}
+    return httpx.Client(base_url=urls["api_url"], headers=headers, timeout=10)
+
+
+def make_world(urls: Mapping[str, str], upstream_port: int) -> World:
+    """Make all of it through the control plane."""
+    with admin(urls) as api:
+        zone = f"/v1/zones/{_made(api, '/v1/zones', name='Bench')['id']}"
+        application = _made(api, f"{zone}/applications", name="bench", credential_type="token")
+        resource = _made(
+            api,
+            f"{zone}/resources",
+            identifier=RESOURCE,
+            scopes=["read", "write"],
+            upstream_url=f"http://127.0.0.1:{upstream_port}",
+            rate_limit=_UNLIMITED,
+        )
+        _activate(api, zone)
+    return World(
+        urls=urls,
+        zone_id=zone.rpartition("/")[2],
+        application_id=application["id"],
+        resource_id=resource["id"],
+        secret=application["client_secret"],
+    )
+
+
+def _activate(api: httpx.Client, zone: str) -> None:
+    policy = _made(api, f"{zone}/policies", name="template", content=POLICY)
+    policy_set = _made(api, f"{zone}/policy-sets", name="bench")
+    version = _made(
+        api,
+        f"{zone}/policy-sets/{policy_set['id']}/versions",
+        manifest=[{"policy_version_id": policy["version"]["id"]}],
+    )
+    _made(api, f"{zone}/policy-sets/{policy_set['id']}/activate", version_id=version["id"])
+
+
+def _made(api: httpx.Client, path: str, **body: Any) -> dict[str, Any]:
+    return _checked(api.post(path, json=body))
+
+
+def _checked(answer: httpx.Response) -> dict[str, Any]:
+    if answer.status_code >= 300:
+        raise RuntimeError(f"{answer.request.url.path}: {answer.status_code} {answer.text}")
+    body: dict[str, Any] = answer.json()
+    return body
