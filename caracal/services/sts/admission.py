@@ -65,6 +65,7 @@ class Admission:
             binding=bind(request, subject, owner=owner, session=session, now=now),
             call=context,
             now=now,
+            occurred_at=clock.rfc3339(now),
             position=self.view.following.position,
         )
 

@@ -26,6 +26,7 @@ from caracal.services.sts.failure_limit import FailureLimit
 from caracal.services.sts.jwks import Jwks
 from caracal.services.sts.policies import Policies
 from caracal.services.sts.recorder import Recorder
+from caracal.services.sts.redis_line import RedisLine
 from caracal.services.sts.routes import Routes
 from caracal.services.sts.server_metadata import ServerMetadata
 from caracal.services.sts.session_facts import SessionFacts
@@ -75,6 +76,8 @@ async def _start(
     database = await stack.enter_async_context(pool(settings))
     redis = connect(settings.redis_url)
     stack.push_async_callback(redis.aclose)
+    line = RedisLine(redis)
+    stack.push_async_callback(line.close)
     writer = await _writer(settings, stack)
     policies = Policies(view, PolicyEngines(settings.policy_engine_max_bytes))
     keys = SigningKeys(database, Vault(settings.zone_kek))
@@ -103,7 +106,7 @@ async def _start(
         policies=policies,
         keys=keys,
         sessions=await _sessions(settings, database, stack),
-        recorder=Recorder(view, Settlements(redis, writer), writer),
+        recorder=Recorder(view, Settlements(line, writer), writer),
     )
 
 

@@ -66,4 +66,4 @@ class Call:
             body=self.body,
             now=clock.now().timestamp(),
         )
-        return replace(self, nonce=nonce)
+        return self if nonce is None else replace(self, nonce=nonce)

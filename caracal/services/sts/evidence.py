@@ -43,6 +43,7 @@ def of_verdict(exchange: Exchange, verdict: Verdict) -> AuditEvent:
     return AuditEvent(
         zone_id=exchange.zone.id,
         event_type=EXCHANGE,
+        occurred_at=exchange.occurred_at,
         request_id=exchange.request_id,
         decision=verdict.decision,
         evaluation_status=verdict.status,
@@ -69,6 +70,7 @@ def _deny(exchange: Exchange, status: str, metadata: Mapping[str, Any]) -> Audit
     return AuditEvent(
         zone_id=exchange.zone.id,
         event_type=EXCHANGE,
+        occurred_at=exchange.occurred_at,
         request_id=exchange.request_id,
         decision="deny",
         evaluation_status=status,

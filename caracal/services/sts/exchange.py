@@ -28,7 +28,7 @@ class Exchange:
         application: row of the calling application.
         by_gateway: the Gateway signed the call.
         call: ``http`` and ``mcp`` of a signed Gateway call.
-        now: when it is decided.
+        now: when it is decided; ``occurred_at`` is the same as text.
         position: of the log, up to which the view has applied everything.
     """
 
@@ -42,6 +42,7 @@ class Exchange:
     binding: Binding
     call: Mapping[str, Any]
     now: datetime
+    occurred_at: str
     position: int
 
     @property

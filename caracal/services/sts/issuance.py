@@ -72,8 +72,9 @@ def mandate(
         claims["scope"] = " ".join(exchange.request.scopes)
     if binding.agent_session_id:
         claims["agent_session_id"] = binding.agent_session_id
-    claims["anchors"] = sorted(_further_anchors(exchange, granted) - anchors_of(claims))
-    return Mandate(claims, anchors_of(claims))
+    held, further = anchors_of(claims), _further_anchors(exchange, granted)
+    claims["anchors"] = sorted(further - held)
+    return Mandate(claims, held | further)
 
 
 def answer(

@@ -9,13 +9,13 @@ from hashlib import sha1
 from importlib.resources import files
 from typing import Any
 
-from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
 from caracal.events.store.audit_entry import Prebuilt
 from caracal.events.store.audit_writer import AuditWriter
 from caracal.events.store.redis import GONE
 from caracal.events.topics import AUDIT
+from caracal.services.sts.redis_line import Arg, RedisLine
 from caracal.services.sts.refusals import audit_unavailable
 
 logger = logging.getLogger(__name__)
@@ -23,9 +23,6 @@ logger = logging.getLogger(__name__)
 NONCE_SECONDS = 120
 _SCRIPT = files("caracal.services.sts").joinpath("settle.lua").read_text()
 _SHA = sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
-
-Arg = str | bytes | int
-
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -74,8 +71,8 @@ class Settled:
 class Settlements:
     """Makes the call. Redis gone: an allow is refused, a deny is given without its entry."""
 
-    def __init__(self, redis: Redis, writer: AuditWriter) -> None:
-        self._redis, self._writer = redis, writer
+    def __init__(self, line: RedisLine, writer: AuditWriter) -> None:
+        self._line, self._writer = line, writer
 
     async def settle(self, settlement: Settlement) -> Settled:
         """Settle an exchange.
@@ -99,9 +96,9 @@ class Settlements:
         keys += [step.counter for step in settlement.steps]
         args = list(_arguments(settlement))
         try:
-            return await self._redis.evalsha(_SHA, len(keys), *keys, *args)
+            return await self._line.command("EVALSHA", _SHA, len(keys), *keys, *args)
         except NoScriptError:  # the server is new
-            return await self._redis.eval(_SCRIPT, len(keys), *keys, *args)
+            return await self._line.command("EVAL", _SCRIPT, len(keys), *keys, *args)
 
     def _without_evidence(self, settlement: Settlement, error: BaseException) -> Settled:
         counters = self._writer.counters

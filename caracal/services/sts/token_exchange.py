@@ -111,12 +111,12 @@ class TokenExchange:
         return answer, await self.sessions.headers(saved) if saved else []
 
     async def _key(self, exchange: Exchange) -> SigningKey:
-        if not exchange.zone.published_keys():
+        if not (published := exchange.zone.published_keys()):
             await self.view.look_again()
-        newest = exchange.zone.published_keys()[:1]
-        if not newest:
+            published = exchange.zone.published_keys()
+        if not published:
             raise InternalError
-        return await self.keys.opened(newest[0])
+        return await self.keys.opened(published[0])
 
     def _mandate(
         self, exchange: Exchange, granted: Sequence[Granted], sid: str, key: SigningKey

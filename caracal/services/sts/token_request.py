@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import unquote_plus
 
 import orjson
 
@@ -99,15 +99,21 @@ def _pairs(body: bytes) -> list[tuple[str, str]]:
     if not body:
         return []
     try:
-        return parse_qsl(
-            body.decode("ascii"),
-            keep_blank_values=True,
-            strict_parsing=True,
-            errors="strict",
-            max_num_fields=MAX_RESOURCES * 4,
-        )
+        return [_pair(part) for part in body.decode("ascii").split("&")]
     except ValueError:
         raise bad_request("the form cannot be read") from None
+
+
+def _pair(part: str) -> tuple[str, str]:
+    """Read one field (URL standard, section 5.1); a part without ``=`` is none."""
+    name, equals, value = part.partition("=")
+    if not equals:
+        raise ValueError("no name=value")
+    return _plain(name), _plain(value)
+
+
+def _plain(text: str) -> str:
+    return unquote_plus(text, errors="strict") if "%" in text or "+" in text else text
 
 
 def _single(pairs: Iterable[tuple[str, str]]) -> Mapping[str, str]:
