@@ -31,7 +31,9 @@ def _moment(text: str) -> str:
 
 
 Moment = Annotated[
-    str | None, Query(max_length=64, description="ISO 8601 with offset"), AfterValidator(_moment)
+    str | None,
+    Query(pattern=r"^[-+0-9:.,TWZ]{1,40}$", description="ISO 8601 with offset"),
+    AfterValidator(_moment),
 ]
 Word = Annotated[str | None, Query(pattern=_WORD)]
 
