@@ -7,7 +7,7 @@ from typing import Any
 from caracal.events.base import Fact
 from caracal.events.zone import Zone
 from caracal.projections.projection import Projection
-from caracal.projections.query import Db, Page, one, page
+from caracal.projections.query import Db, Page, one, page, select
 from caracal.projections.table import Change, End, Put, Table, change, end, put
 
 ZONES = Table(
@@ -53,3 +53,13 @@ async def get_zone(db: Db, zone_id: str) -> dict[str, Any] | None:
 async def list_zones(db: Db, page_: Page) -> list[dict[str, Any]]:
     """Return zones that are not archived, newest first, one more than the page holds."""
     return await page(db, ZONES, page_)
+
+
+async def taken_slugs(db: Db, derived: str) -> set[str]:
+    """Return the live slugs that are ``derived`` or ``derived`` and a suffix.
+
+    The guard has the last word; this spares it the attempts that must fail.
+    """
+    statement = "SELECT slug FROM zones WHERE ended_at IS NULL AND (slug = %s OR slug LIKE %s)"
+    rows = await select(db, statement, [derived, f"{derived}-%"])
+    return {row["slug"] for row in rows}

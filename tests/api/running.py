@@ -87,7 +87,7 @@ class Plane:
 
     async def zone(self, **members: Any) -> str:
         """Create a zone; return its id."""
-        return str((await self.made("/zones", {"name": "zone", **members}))["id"])
+        return str((await self.made("/zones", {"name": "zone", "slug": new_id(), **members}))["id"])
 
     async def application(self, zone: str, **members: Any) -> dict[str, Any]:
         return await self.made(f"/zones/{zone}/applications", {"name": "app", **members})

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from caracal.errors import BadInput, CaracalError, MethodNotAllowed, NotFound
 from caracal.services.http import as_caracal_error, error_body, error_headers
 
-_CODES = {"path": "invalid_params", "query": "invalid_query", "body": "invalid_body"}
+_CODES = {"path": "invalid_params", "query": "invalid_query"}
 _LIMIT = 20  # issues of one answer
 
 
@@ -34,12 +34,15 @@ def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     issues = [_issue(found) for found in error.errors()[:_LIMIT]]
     where = str(error.errors()[0]["loc"][0])
-    code = _CODES.get(where, "invalid_body")
-    if code == "invalid_body" and "zones" in getattr(request.scope.get("route"), "tags", ()):
-        code = "invalid_zone"
+    code = _CODES.get(where) or _body_code(request)
     first = issues[0]
     name = ".".join(str(part) for part in first["path"]) or where
     return _answer(request, BadInput(code, f"{name}: {first['message']}", issues=issues))
+
+
+def _body_code(request: Request) -> str:
+    tags = getattr(request.scope.get("route"), "tags", ())
+    return "invalid_zone" if "zones" in tags else "invalid_body"
 
 
 def _issue(found: dict[str, Any]) -> dict[str, Any]:
@@ -54,4 +57,4 @@ def _http(request: Request, error: Exception) -> Response:
         return _answer(request, MethodNotAllowed("method_not_allowed", method))
     if error.status_code == 404:
         return _answer(request, NotFound("not_found", "there is no such route"))
-    return _answer(request, BadInput("invalid_body", "the request cannot be read"))
+    return _answer(request, BadInput(_body_code(request), "the request cannot be read"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from datetime import datetime
-from itertools import count
+from itertools import count, islice
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Response
@@ -14,9 +14,9 @@ from caracal import mandate
 from caracal.errors import BadInput, Conflict, Forbidden
 from caracal.events.signing_key import SigningKey
 from caracal.events.store.log import Saved
-from caracal.events.zone import Zone, slug_of, zone_not_found
+from caracal.events.zone import Zone, slug_of, slug_taken, zone_not_found
 from caracal.ids import new_id
-from caracal.projections.zone import get_zone, list_zones
+from caracal.projections.zone import get_zone, list_zones, taken_slugs
 from caracal.services.api.call import Call, CallDep, no_content
 from caracal.services.api.cascade import Cascade, Whose
 from caracal.services.api.models import Answer, Body, Name
@@ -27,6 +27,7 @@ router = APIRouter(prefix="/v1/zones", tags=["zones"])
 
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9-]+$", max_length=128)]
 _DATA_KEY_BYTES = 32
+_DERIVED_LENGTH = 120  # leaves room for the number
 _SLUG_ATTEMPTS = 100
 
 
@@ -80,15 +81,17 @@ async def create(body: ZoneInput, call: CallDep) -> ZoneAnswer:
     members = body.model_dump(exclude={"slug"})
     if body.slug is not None:
         return ZoneAnswer.of(await _create(call, body.slug, members))
-    derived = slug_of(body.name)[:120]
-    for number in count(1):
-        slug = derived if number == 1 else f"{derived}-{number}"
+    derived = slug_of(body.name)[:_DERIVED_LENGTH]
+    async with call.database() as db:
+        taken = await taken_slugs(db, derived)
+    names = (derived if number == 1 else f"{derived}-{number}" for number in count(1))
+    free = (slug for slug in names if slug not in taken)
+    for slug in islice(free, _SLUG_ATTEMPTS):
         try:
             return ZoneAnswer.of(await _create(call, slug, members))
         except Conflict:
-            if number == _SLUG_ATTEMPTS:
-                raise
-    raise AssertionError("unreachable: count() has no end")
+            continue  # another writer was faster
+    raise slug_taken(derived)
 
 
 async def _create(call: Call, slug: str, members: dict[str, Any]) -> Zone:
