@@ -1,4 +1,4 @@
-"""Who calls: the bearer's signature, claims, single use and anchors (contract, rows 10-12)."""
+"""Who calls: the bearer's signature, claims and single use (contract, rows 10-12)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from caracal.events.store.audit_writer import AuditWriter
 from caracal.events.store.redis import GONE
 from caracal.mandate import Claims, InvalidMandate, anchors_of, numeric_date, verify
 from caracal.services.gateway.admission import Inbound, check_claims
-from caracal.services.gateway.refusals import Denied
+from caracal.services.gateway.refusals import Denied, Stale, StsUnavailable
 from caracal.services.gateway.view import GatewayView
 from caracal.services.jwks import JwksCache
 
@@ -42,8 +42,9 @@ class Bearers:
         """Return the verified claims and the anchors of a bearer.
 
         Raises:
-            Denied: 401, the first of rows 10-12 that fails.
-            Unavailable: 503 ``state_stale``, or no keys can be had.
+            Denied: 401, row 10 or 11.
+            StsUnavailable: 502, the keys cannot be had.
+            Stale: 503, row 12; whether an anchor has ended is the caller's to look at.
         """
         claims = await self._verified(inbound)
         names = (inbound.resource, registered)
@@ -51,11 +52,9 @@ class Bearers:
         check_claims(claims, zone_id=inbound.zone_id, resource=names, issuer=self._issuer, now=now)
         if claims.get("use") == "per_call":
             await self._first_use(inbound, claims, request_id)
-        if self._view.stale:
-            raise stale()
         anchors = _anchors(claims)
-        if self._view.revoked(anchors):
-            raise session_revoked()
+        if self._view.stale:
+            raise Stale
         return claims, anchors
 
     async def _verified(self, inbound: Inbound) -> Claims:
@@ -64,6 +63,8 @@ class Bearers:
             return verify(inbound.unverified, keys)
         except InvalidMandate:
             raise _invalid() from None
+        except Unavailable as unavailable:
+            raise StsUnavailable(502, unavailable.description) from None
 
     async def _first_use(
         self, inbound: Inbound, claims: Mapping[str, Any], request_id: str
@@ -116,13 +117,3 @@ def _invalid() -> Denied:
 
 def _replayed() -> Denied:
     return Denied(401, "invalid_token", "token replay detected", "denials_jti_replay")
-
-
-def session_revoked() -> Denied:
-    """Return the refusal of a call one of whose anchors has ended."""
-    return Denied(401, "invalid_token", "session revoked", "denials_revoked")
-
-
-def stale() -> Unavailable:
-    """Return the refusal of a view that is too old."""
-    return Unavailable("state_stale", "the view of this service is too old to decide")

@@ -1,53 +1,76 @@
-"""What policy may know of a call: method and path, and for MCP which tool, with what."""
+"""What policy may know of a call: method and path, and for MCP which tool, with what.
+
+What does not fit is never left out in silence: a policy must not decide on less than what goes
+to the upstream.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
 
 import orjson
 
-MAX_MCP_BODY = 262_144
+from caracal.errors import BadInput
+
+MAX_MCP_BODY = 1_048_576
 MAX_CONTEXT = 8_192
-_MAX_PATH = 2_048
-_MAX_KEYS = 64
-_MAX_NAME = 256
+_MAX_KEYS = 2_048  # bytes, all names of arguments together
+_MAX_NAME = 512
+UNREADABLE = {"method": ""}
+"""The place of an MCP call that is no single JSON-RPC message of a sensible size."""
 
 
-def call_context(method: str, path: str, body: bytes | None) -> str:
-    """Return the exchange's field ``call_context``; ``body`` is that of an MCP call, else None.
+def call_context(method: str, path: str, body: bytes | None, *, mcp: bool) -> str:
+    """Return the exchange's field ``call_context``.
 
     Arguments stay in the Gateway: policy sees their SHA-256 and their top-level names.
+
+    Args:
+        method: of the request.
+        path: of the request, decoded.
+        body: of the request; None when it is too long to be read before it is sent on.
+        mcp: the resource speaks MCP.
+
+    Raises:
+        BadInput: 400, method and path are too long to be told.
     """
-    context: dict[str, Any] = {"http": {"method": method, "path": path[:_MAX_PATH]}}
-    if body is not None and (mcp := _mcp(body)) is not None:
-        context["mcp"] = mcp
+    # Where the path joins the upstream's, leading slashes become one.
+    context: dict[str, Any] = {"http": {"method": method, "path": "/" + path.lstrip("/")}}
+    if mcp and body != b"":
+        context["mcp"] = _mcp(body) if body is not None else UNREADABLE
     text = orjson.dumps(context)
     if len(text) > MAX_CONTEXT:
-        context.pop("mcp", None)
-        text = orjson.dumps(context)
+        raise BadInput("internal_error", "upstream request build failed")
     return text.decode()
 
 
-def _mcp(body: bytes) -> Mapping[str, Any] | None:
-    """Return what a JSON-RPC message asks for; None when it is none, or a batch."""
+def _mcp(body: bytes) -> dict[str, Any]:
+    """Return what a JSON-RPC message asks for."""
     try:
         message = orjson.loads(body)
     except ValueError:
-        return None
-    if not isinstance(message, dict) or not isinstance(message.get("method"), str):
-        return None
-    found: dict[str, Any] = {"method": message["method"][:_MAX_NAME]}
-    params = message.get("params")
-    if not isinstance(params, dict):
-        return found
-    name = params.get("name", params.get("uri"))
-    if isinstance(name, str):
-        found["name"] = name[:_MAX_NAME]
-    arguments = params.get("arguments")
-    if isinstance(arguments, dict):
-        canonical = orjson.dumps(arguments, option=orjson.OPT_SORT_KEYS)
-        found["arguments_sha256"] = sha256(canonical).hexdigest()
-        found["argument_keys"] = sorted(key[:_MAX_NAME] for key in arguments)[:_MAX_KEYS]
-    return found
+        return UNREADABLE
+    if not isinstance(message, dict):
+        return UNREADABLE  # a batch
+    if "method" not in message:
+        return {"method": "response"} if "id" in message else UNREADABLE
+    params = message.get("params") or {}
+    name = params.get("name", params.get("uri", "")) if isinstance(params, dict) else None
+    if not _is_short(message["method"]) or not _is_short(name):
+        return UNREADABLE
+    found: dict[str, Any] = {"method": message["method"]}
+    return found | ({"name": name} if name else {}) | _arguments(params.get("arguments"))
+
+
+def _is_short(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= _MAX_NAME
+
+
+def _arguments(arguments: Any) -> dict[str, Any]:
+    if not isinstance(arguments, dict):
+        return {}
+    canonical = orjson.dumps(arguments, option=orjson.OPT_SORT_KEYS)
+    keys = sorted(arguments)
+    known = {"argument_keys": keys} if len(orjson.dumps(keys)) <= _MAX_KEYS else {}
+    return {"arguments_sha256": sha256(canonical).hexdigest(), **known}

@@ -5,32 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 from urllib.parse import urlencode, urlsplit
 
 import aiohttp
 import orjson
 
-from caracal.errors import CaracalError, Unavailable
+from caracal.services.gateway.refusals import CircuitOpen, ExchangeRefused, StsUnavailable
 from caracal.services.gateway_signature import sign
 
 _GRANT_TYPE = "urn:ietf:params:oauth:grant-type:token-exchange"
 _TOKEN_TYPE = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - a name, no secret
 _PATH = "/oauth/2/token"
 _MAX_SUCCESS, _MAX_ERROR = 65_536, 16_384
-_STEP_UP = ("challenge_id", "challenge_type", "challenge_secret", "challenge_expires_at", "detail")
+_PASSED = ("challenge_id", "challenge_type", "challenge_secret", "challenge_expires_at", "detail")
 _FAILURES, _OPEN_SECONDS = 5, 2.0
-
-
-class ExchangeRefused(CaracalError):
-    """What the STS answered, passed on: same status, same code, same sentence."""
-
-    def __init__(
-        self, status: int, code: str, description: str, retry_after: str | None, **extras: Any
-    ) -> None:
-        super().__init__(code, description, **extras)
-        self.status = status
-        self.retry_after = retry_after
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +27,15 @@ class Granted:
     """A mandate for one call."""
 
     mandate: str
-    anchors: tuple[str, ...]
+    anchors: frozenset[str]
     upstream: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    content: bytes
+    retry_after: str
 
 
 class Exchange:
@@ -59,22 +55,23 @@ class Exchange:
         """Exchange; ``form`` are the call's own fields, None = not sent.
 
         Raises:
-            ExchangeRefused: the STS refused, or its answer cannot be used.
-            Unavailable: 503 ``sts_unavailable``, it failed too often just now.
+            ExchangeRefused: the STS refused, or gave no upstream.
+            StsUnavailable: 502 or 504, it cannot be reached, or its answer cannot be used.
+            CircuitOpen: 503, it failed too often just now.
         """
         if time.monotonic() < self._open_until:
-            raise Unavailable("sts_unavailable", "sts unavailable", retry_after=2)
-        resource = form["resource"]
+            raise CircuitOpen(retry_after=int(_OPEN_SECONDS))
         fields = {"grant_type": _GRANT_TYPE, "subject_token_type": _TOKEN_TYPE, **form}
         body = urlencode({k: v for k, v in fields.items() if v is not None}).encode()
         try:
-            status, content, retry_after = await self._post(body, request_id)
-            granted = _granted(status, content, retry_after, str(resource))
+            granted = _granted(await self._post(body, request_id), str(form["resource"]))
         except TimeoutError:
-            raise self._failed(504, "sts timeout") from None
+            self._count_failure()
+            raise StsUnavailable(504, "sts timeout") from None
         except (aiohttp.ClientError, OSError):
-            raise self._failed(502, "sts unavailable") from None
-        except ExchangeRefused as refusal:
+            self._count_failure()
+            raise StsUnavailable(502, "sts unavailable") from None
+        except (StsUnavailable, ExchangeRefused) as refusal:
             if refusal.code == "sts_unavailable":
                 self._count_failure()
             else:
@@ -83,7 +80,7 @@ class Exchange:
         self._failures = 0
         return granted
 
-    async def _post(self, body: bytes, request_id: str) -> tuple[int, bytes, str | None]:
+    async def _post(self, body: bytes, request_id: str) -> _Answer:
         signature = sign(
             self._key,
             request_id=request_id,
@@ -103,14 +100,8 @@ class Exchange:
             self._url, data=body, headers=headers, timeout=self._timeout, allow_redirects=False
         ) as answer:
             limit = _MAX_SUCCESS if answer.status == 200 else _MAX_ERROR
-            content = await answer.content.read(limit + 1)
-            while len(content) <= limit and not answer.content.at_eof():
-                content += await answer.content.read(limit + 1 - len(content))
-            return answer.status, content[: limit + 1], answer.headers.get("Retry-After")
-
-    def _failed(self, status: int, description: str) -> ExchangeRefused:
-        self._count_failure()
-        return ExchangeRefused(status, "sts_unavailable", description, None)
+            content = await _bounded(answer.content, limit)
+            return _Answer(answer.status, content, answer.headers.get("Retry-After", ""))
 
     def _count_failure(self) -> None:
         self._failures += 1
@@ -119,32 +110,42 @@ class Exchange:
             self._open_until = time.monotonic() + _OPEN_SECONDS
 
 
-def _granted(status: int, content: bytes, retry_after: str | None, resource: str) -> Granted:
-    body = _json(content)
-    if status != 200:
-        raise _refusal(status, body, retry_after)
+async def _bounded(stream: aiohttp.StreamReader, limit: int) -> bytes:
+    """Return all there is; of what is longer than ``limit`` bytes nothing."""
+    content = b""
+    async for chunk in stream.iter_any():
+        content += chunk
+        if len(content) > limit:
+            return b""
+    return content
+
+
+def _granted(answer: _Answer, resource: str) -> Granted:
+    body = _json(answer.content)
+    if answer.status != 200:
+        raise _refusal(answer, body)
     token, anchors, upstreams = (body.get(k) for k in ("access_token", "anchors", "upstreams"))
-    usable = len(content) <= _MAX_SUCCESS and isinstance(token, str) and _is_texts(anchors)
-    if not usable or not isinstance(token, str) or anchors is None:
-        raise ExchangeRefused(502, "sts_unavailable", "sts response invalid", None)
+    if not isinstance(token, str) or not token or not _is_texts(anchors):
+        raise StsUnavailable(502, "sts response invalid")
     upstream = upstreams.get(resource) if isinstance(upstreams, dict) else None
     if not isinstance(upstream, dict) or not upstream.get("url"):
-        raise ExchangeRefused(403, "access_denied", "resource upstream not configured", None)
-    return Granted(token, tuple(anchors), upstream)
+        raise ExchangeRefused(403, "access_denied", "resource upstream not configured")
+    return Granted(token, frozenset(anchors), upstream)
 
 
-def _refusal(status: int, body: Mapping[str, Any], retry_after: str | None) -> ExchangeRefused:
-    if 300 <= status < 400:
-        return ExchangeRefused(502, "sts_unavailable", "sts answered with a redirect", None)
+def _refusal(answer: _Answer, body: Mapping[str, Any]) -> ExchangeRefused | StsUnavailable:
+    if not 400 <= answer.status <= 599:
+        return StsUnavailable(502, "sts unavailable")
+    wait = int(answer.retry_after) if answer.retry_after.isdecimal() else 1
     code, text = body.get("error"), body.get("error_description")
-    if not isinstance(code, str) or not isinstance(text, str) or not 400 <= status <= 599:
-        known = status if 400 <= status <= 599 else 502
-        return ExchangeRefused(known, "sts_unavailable", "sts unavailable", retry_after)
-    extras = {name: body[name] for name in _STEP_UP if name in body}
-    return ExchangeRefused(status, code, text, retry_after, **extras)
+    if not isinstance(code, str) or not isinstance(text, str):
+        return ExchangeRefused(answer.status, "sts_unavailable", "sts unavailable", wait)
+    extras = {name: body[name] for name in _PASSED if name in body}
+    return ExchangeRefused(answer.status, code, text, wait, **extras)
 
 
 def _json(content: bytes) -> Mapping[str, Any]:
+    """Return the object in a body; an empty one for anything else, also for too much."""
     try:
         body = orjson.loads(content)
     except ValueError:
@@ -152,5 +153,5 @@ def _json(content: bytes) -> Mapping[str, Any]:
     return body if isinstance(body, dict) else {}
 
 
-def _is_texts(value: Any) -> bool:
+def _is_texts(value: Any) -> TypeGuard[list[str]]:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)

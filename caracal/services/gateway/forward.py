@@ -1,45 +1,31 @@
-"""The call to the upstream and its answer back: unbuffered, and raced by revocation."""
+"""The call to the upstream and its answer back, unbuffered."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 from yarl import URL
 
-from caracal.errors import BadInput, CaracalError
-from caracal.services.gateway.bearer import session_revoked
-from caracal.services.gateway.counters import Counters
+from caracal.errors import BadInput
 from caracal.services.gateway.credential import PROVIDER_MODES, credential_headers
-from caracal.services.gateway.headers import as_text, client_headers, may_trail, upstream_headers
+from caracal.services.gateway.headers import Header, as_text, upstream_headers
 from caracal.services.gateway.paths import upstream_url
-from caracal.services.gateway.streams import STOPPED, Stream
+from caracal.services.gateway.refusals import ClientGone, UpstreamFailed
+from caracal.services.gateway.reply import Reply
+from caracal.services.gateway.streams import Stream
 from caracal.services.gateway.upload import Upload, body_too_large
-from caracal.services.http import Receive, Scope, Send
+from caracal.services.http import Scope
 from caracal.services.response_cycle import CutConnection
 from caracal.services.upstream_guard import NotAllowed, UpstreamGuard
-from caracal.tasks import cancelled
 
 logger = logging.getLogger(__name__)
 
 _UNWANTED = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
-
-
-class UpstreamFailed(CaracalError):
-    """502 or 504: the call was allowed, and the upstream did not answer it."""
-
-    def __init__(self, status: int, description: str) -> None:
-        super().__init__("internal_error", description)
-        self.status = status
-
-
-class ClientGone(Exception):
-    """499: nobody is left to answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +33,34 @@ class Call:
     """One allowed call, ready to go."""
 
     scope: Scope
-    receive: Receive
-    send: Send
     request_id: str
-    upload: Upload
-    stream: Stream
     directive: Mapping[str, Any]
     mandate: str
-    expires_in: int
 
-    @property
-    def method(self) -> str:
-        """Return the request's method."""
-        return str(self.scope["method"])
+    def url(self) -> URL:
+        """Return where it goes.
+
+        Raises:
+            BadInput: 400, no URL can be made.
+        """
+        scope = self.scope
+        return upstream_url(self.directive["url"], scope["raw_path"], scope["query_string"])
+
+    def headers(self, url: URL) -> list[Header]:
+        """Return what goes with it.
+
+        Raises:
+            Undeliverable: 502, the credential cannot be sent.
+        """
+        client = self.scope.get("client") or ("", 0)
+        return upstream_headers(
+            self.scope["headers"],
+            credential=credential_headers(self.directive, self.mandate, url.raw_host or ""),
+            provider_mode=self.directive.get("auth_mode") in PROVIDER_MODES,
+            request_id=self.request_id,
+            client_ip=client[0],
+            scheme=self.scope["scheme"],
+        )
 
 
 def upstream_session(guard: UpstreamGuard) -> aiohttp.ClientSession:
@@ -80,115 +81,70 @@ class Forwarder:
     """Sends allowed calls on."""
 
     def __init__(
-        self,
-        session: aiohttp.ClientSession,
-        guard: UpstreamGuard,
-        counters: Counters,
-        timeout: float,
+        self, session: aiohttp.ClientSession, guard: UpstreamGuard, timeout: float
     ) -> None:
-        self._session, self._guard = session, guard
-        self._counters, self._timeout = counters, timeout
+        self._session, self._guard, self._timeout = session, guard, timeout
 
-    async def __call__(self, call: Call) -> None:
-        """Call the upstream and relay its answer.
+    async def __call__(self, call: Call, upload: Upload, stream: Stream, reply: Reply) -> None:
+        """Call the upstream and relay its answer but for its end.
 
         Raises:
             CaracalError: nothing was sent to the client yet, and this is what to answer.
             ClientGone: nobody is left to answer.
             CutConnection: the answer broke off after its head was sent.
         """
-        url = upstream_url(
-            call.directive["url"], call.scope["raw_path"], call.scope["query_string"]
-        )
+        url = call.url()
         await self._guard.check(url)
-        call.upload.check()
-        answer = await self._answer(call, url)
-        call.stream.on_end(answer.close)
+        upload.check()
+        answer = await self._answer(call, url, upload)
         try:
-            if call.stream.ended is not None:
-                raise session_revoked()
-            await self._relay(call, answer)
-        finally:
-            answer.close() if not answer.content.at_eof() else answer.release()
-
-    async def _answer(self, call: Call, url: URL) -> aiohttp.ClientResponse:
-        try:
-            data = await call.upload.data()
-            headers = as_text(_headers(call, url))
-            async with asyncio.timeout(self._timeout) as deadline:
-                call.upload.keep_alive(deadline, self._timeout)
-                return await self._session.request(
-                    call.method, url, headers=headers, data=data, allow_redirects=False
-                )
-        except TimeoutError:
-            raise UpstreamFailed(504, "upstream timeout") from None
-        except ConnectionError:
-            raise ClientGone from None
-        except aiohttp.InvalidURL:
-            raise BadInput("internal_error", "upstream request build failed") from None
+            stream.endless = answer.content_type == "text/event-stream"
+            await _relay(answer, reply)
         except (aiohttp.ClientError, OSError) as error:
-            raise _failure(error, call.upload) from error
-
-    async def _relay(self, call: Call, answer: aiohttp.ClientResponse) -> None:
-        trails = may_trail(call.method, answer.status, call.scope["http_version"])
-        headers = client_headers(
-            answer.raw_headers,
-            request_id=call.request_id,
-            expires_in=call.expires_in,
-            trails=trails,
-        )
-        start = {"type": "http.response.start", "status": answer.status, "headers": headers}
-        await call.send({**start, "trailers": trails})
-        await _body(call, answer)
-        if call.stream.ended == STOPPED or (call.stream.ended and not trails):
-            raise CutConnection
-        await call.send({"type": "http.response.body", "body": b"", "more_body": False})
-        if trails:
-            ended = call.stream.ended
-            why = [(ended, b"true")] if ended else []
-            await call.send({"type": "http.response.trailers", "headers": why})
-        self._counters.add("requests_allowed")
-
-
-async def _body(call: Call, answer: aiohttp.ClientResponse) -> None:
-    """Relay the body as it comes, until its end or the call's."""
-    watching: asyncio.Task[None] | None = None
-    try:
-        while True:
-            chunk = await answer.content.readany()
-            if call.stream.ended is not None or not chunk:
-                return
-            await call.send({"type": "http.response.body", "body": chunk, "more_body": True})
-            if watching is None and call.upload.finished and not answer.content.at_eof():
-                watching = asyncio.create_task(_close_when_gone(call, answer))
-    except (aiohttp.ClientError, OSError) as error:
-        if call.stream.ended is None:
             logger.info("request %s: upstream broke off: %s", call.request_id, error)
             raise CutConnection from error
-    finally:
-        if watching is not None:
-            await cancelled(watching)
+        finally:
+            _let_go(answer, upload)
+
+    async def _answer(self, call: Call, url: URL, upload: Upload) -> aiohttp.ClientResponse:
+        headers = as_text(call.headers(url))
+        data = await upload.data()
+        try:
+            async with asyncio.timeout(self._timeout) as deadline:
+                upload.progress = lambda: self._reschedule(deadline)
+                answer = await self._session.request(
+                    call.scope["method"], url, headers=headers, data=data, allow_redirects=False
+                )
+        except (aiohttp.InvalidURL, ValueError):
+            raise BadInput("internal_error", "upstream request build failed") from None
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise _failure(error, upload) from error
+        finally:
+            upload.progress = None
+        if answer.status < 200:  # 101 to a call that asked for no other protocol
+            answer.close()
+            raise UpstreamFailed(502, "upstream unreachable")
+        return answer
+
+    def _reschedule(self, deadline: asyncio.Timeout) -> None:
+        """Let the wait for the answer count from the last piece of the body."""
+        if not deadline.expired():
+            deadline.reschedule(asyncio.get_running_loop().time() + self._timeout)
 
 
-async def _close_when_gone(call: Call, answer: aiohttp.ClientResponse) -> None:
-    """An idle upstream would not tell that nobody listens any more."""
-    with suppress(asyncio.CancelledError):
-        while (await call.receive())["type"] != "http.disconnect":
-            pass
+async def _relay(answer: aiohttp.ClientResponse, reply: Reply) -> None:
+    """Relay the head, and the body as it comes."""
+    await reply.start(answer.status, answer.raw_headers)
+    while chunk := await answer.content.readany():
+        await reply.body(chunk)
+
+
+def _let_go(answer: aiohttp.ClientResponse, upload: Upload) -> None:
+    """Keep the connection for other calls if this one is over in both directions."""
+    if answer.content.at_eof() and upload.finished:
+        answer.release()
+    else:
         answer.close()
-
-
-def _headers(call: Call, url: URL) -> list[tuple[bytes, bytes]]:
-    mode = call.directive.get("auth_mode")
-    client = call.scope.get("client") or ("", 0)
-    return upstream_headers(
-        call.scope["headers"],
-        credential=credential_headers(call.directive, call.mandate, url.raw_host or ""),
-        provider_mode=mode in PROVIDER_MODES,
-        request_id=call.request_id,
-        client_ip=client[0],
-        scheme=call.scope["scheme"],
-    )
 
 
 def _failure(error: BaseException, upload: Upload) -> Exception:
@@ -199,5 +155,7 @@ def _failure(error: BaseException, upload: Upload) -> Exception:
     cause = error.__cause__ or error.__context__
     if isinstance(error, PermissionError) or isinstance(cause, PermissionError | NotAllowed):
         return NotAllowed("refused at the dial")
+    if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ConnectionTimeoutError):
+        return UpstreamFailed(504, "upstream timeout")
     logger.info("upstream unreachable: %s", error)
     return UpstreamFailed(502, "upstream unreachable")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -11,12 +12,25 @@ from caracal.services.gateway.view import GatewayView
 from caracal.services.http import Scope, header
 
 WELL_KNOWN = "/.well-known/oauth-protected-resource"
+_HOST = re.compile(rb"[A-Za-z0-9._:\[\]-]{1,255}")
+_SCHEMES = {"ws": "http", "wss": "https"}
 
 
 def base_url(scope: Scope, configured: str) -> str:
     """Return the Gateway's public base: ``GATEWAY_URL``, else what the request was sent to."""
-    host = (header(scope, b"host") or b"localhost").decode("latin-1")
-    return configured or f"{scope['scheme']}://{host}"
+    if configured:
+        return configured
+    host = header(scope, b"host") or b""
+    scheme = _SCHEMES.get(scope["scheme"], scope["scheme"])
+    return f"{scheme}://{host.decode() if _HOST.fullmatch(host) else 'localhost'}"
+
+
+def is_metadata(scope: Scope) -> bool:
+    """Say whether the request asks for metadata; with a bearer it is a call to the upstream."""
+    path = scope["path"]
+    if scope["method"] != "GET" or not path.startswith(WELL_KNOWN):
+        return False
+    return path[len(WELL_KNOWN) :][:1] in ("", "/") and header(scope, b"authorization") is None
 
 
 def metadata_url(base: str, zone_id: str | None, resource: str | None) -> str:
@@ -25,8 +39,14 @@ def metadata_url(base: str, zone_id: str | None, resource: str | None) -> str:
     return "/".join((f"{base}{WELL_KNOWN}", *parts))
 
 
-def document(view: GatewayView, path: str, base: str, issuer: str) -> dict[str, Any]:
+async def document(view: GatewayView, path: str, base: str, issuer: str) -> dict[str, Any]:
     """Return the metadata document for a path (RFC 9728, section 2).
+
+    Args:
+        view: knows the resources.
+        path: of the request, as on the wire.
+        base: of the Gateway, which without zone and resource is the resource itself.
+        issuer: ``ISSUER_URL``; empty: not said.
 
     Raises:
         NotFound: 404, no such resource is routable.
@@ -34,20 +54,14 @@ def document(view: GatewayView, path: str, base: str, issuer: str) -> dict[str, 
     zone_part, _, resource_part = path.removeprefix(WELL_KNOWN).lstrip("/").partition("/")
     zone_id, resource = unquote(zone_part), unquote(resource_part)
     if not zone_id:
-        return _document(base, issuer, None, None)
-    row = view.routable(zone_id, resource) if ID_PATTERN.fullmatch(zone_id) else None
+        return _document(base, issuer)
+    row = await view.find(zone_id, resource) if ID_PATTERN.fullmatch(zone_id) else None
     if row is None:
         raise NotFound("not_found", "there is no such protected resource")
-    return _document(row["identifier"], issuer, zone_id, row["scopes"])
+    server = issuer and f"{issuer}/zones/{quote(zone_id, safe='')}"
+    return {**_document(row["identifier"], server), "scopes_supported": row["scopes"]}
 
 
-def _document(
-    resource: str, issuer: str, zone_id: str | None, scopes: list[str] | None
-) -> dict[str, Any]:
-    server = f"{issuer}/zones/{quote(zone_id, safe='')}" if zone_id else issuer
-    found: dict[str, Any] = {
-        "resource": resource,
-        "authorization_servers": [server],
-        "bearer_methods_supported": ["header"],
-    }
-    return found if scopes is None else {**found, "scopes_supported": scopes}
+def _document(resource: str, server: str) -> dict[str, Any]:
+    servers = {"authorization_servers": [server]} if server else {}
+    return {"resource": resource, **servers, "bearer_methods_supported": ["header"]}

@@ -9,8 +9,8 @@ from caracal.projections.memory import MemoryTable, MemoryView, Row
 from caracal.projections.resource import RESOURCES
 from caracal.projections.revocation import RevocationMap, revocations
 from caracal.projections.tail import Tail
-from caracal.projections.zone import ZONES
 from caracal.resource_match import match
+from caracal.services.gateway.refusals import Stale
 
 LookUp = Callable[..., list[Row]]
 
@@ -19,7 +19,7 @@ class GatewayView:
     """The tables that the Gateway's tail fills."""
 
     def __init__(self, max_staleness: float) -> None:
-        self.resources, self.zones = MemoryTable(RESOURCES), MemoryTable(ZONES)
+        self.resources = MemoryTable(RESOURCES)
         self.revocations = RevocationMap(max_staleness)
         self._at = self.resources.index("zone_id", "identifier")
         self._prefix_at = self.resources.index("zone_id", "identifier", "prefix_match")
@@ -29,7 +29,7 @@ class GatewayView:
     @property
     def all(self) -> list[MemoryView]:
         """Return what the tail keeps up to date."""
-        return [self.resources, self.zones, self.revocations]
+        return [self.resources, self.revocations]
 
     @property
     def following(self) -> Tail:
@@ -50,6 +50,19 @@ class GatewayView:
             return None
         row = self._at(zone_id, identifier)[0]
         return row if row["upstream_url"] and row["id"] not in self.following.parked else None
+
+    async def find(self, zone_id: str, requested: str) -> Row | None:
+        """Return what :meth:`routable` does; what is unknown is so at the log's head.
+
+        Raises:
+            Stale: the log cannot be read now.
+        """
+        row = self.routable(zone_id, requested)
+        if row is None:
+            if not await self.following.probe():
+                raise Stale
+            row = self.routable(zone_id, requested)
+        return row
 
     def revoked(self, anchors: Iterable[str]) -> bool:
         """Say whether one of ``anchors`` has ended, is suspended or parked."""

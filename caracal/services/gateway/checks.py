@@ -1,0 +1,81 @@
+"""The checks before the exchange: rows 1-12 of the contract, section 4, in their order."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from caracal.mandate import Claims
+from caracal.projections.memory import Row
+from caracal.services.consistency import lagging, min_position
+from caracal.services.gateway.admission import Inbound, admit
+from caracal.services.gateway.bearer import Bearers
+from caracal.services.gateway.paths import check_path
+from caracal.services.gateway.refusals import Denied
+from caracal.services.gateway.view import GatewayView
+from caracal.services.http import Scope
+
+_MIN_POSITION_SECONDS = 2.0
+
+
+@dataclass(slots=True)
+class Known:
+    """What is known of a call so far, for the answer of a refusal."""
+
+    zone_id: str | None = None
+    resource: str | None = None
+    scope: str | None = None
+    passed: bool = False
+    """Rows 1-12 are behind it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A call that may be put to the STS, if none of ``anchors`` has ended."""
+
+    inbound: Inbound
+    resource: Row
+    claims: Claims
+    anchors: frozenset[str]
+
+    @property
+    def application_id(self) -> str | None:
+        """Return whom the exchange runs as."""
+        named = self.resource["gateway_application_id"] or self.claims.get("client_id")
+        return named if isinstance(named, str) else None
+
+
+class Checks:
+    """Nothing here calls the STS, but for keys that are not held yet."""
+
+    def __init__(self, view: GatewayView, bearers: Bearers) -> None:
+        self._view, self._bearers = view, bearers
+
+    async def __call__(self, scope: Scope, request_id: str, known: Known) -> Checked:
+        """Check a request; revocation itself is looked at by the caller.
+
+        Raises:
+            CaracalError: what to answer. ``known`` is filled as far as the checks came.
+        """
+        inbound = admit(scope["headers"], time.time())
+        known.zone_id, known.resource = inbound.zone_id, inbound.resource
+        await self._reach(scope)
+        resource = await self._routable(inbound)
+        known.scope = inbound.scope or " ".join(resource["scopes"] or ())
+        check_path(scope["raw_path"])
+        claims, anchors = await self._bearers.check(inbound, resource["identifier"], request_id)
+        known.passed = True
+        return Checked(inbound, resource, claims, anchors)
+
+    async def _reach(self, scope: Scope) -> None:
+        position = min_position(scope)
+        if position is None:
+            return
+        if not await self._view.following.reach(position, _MIN_POSITION_SECONDS):
+            raise lagging()
+
+    async def _routable(self, inbound: Inbound) -> Row:
+        row = await self._view.find(inbound.zone_id, inbound.resource)
+        if row is None:
+            raise Denied(403, "access_denied", "resource not configured", "denials_binding")
+        return row
