@@ -113,7 +113,7 @@ async def test_a_version_keeps_its_manifest_in_order(api: Plane) -> None:
     zone = await api.zone()
     one, two = await policy_of(api, zone, rego("1")), await policy_of(api, zone, rego("2"))
     more = await api.made(policies(zone, one["id"], "versions"), {"content": rego("3")})
-    items = [more["id"], two["version"]["id"], one["version"]["id"]]
+    items = [two["version"]["id"], more["id"], one["version"]["id"]]
     set_id, _ = await set_of(api, zone, [one["version"]["id"]])
     made = await api.made(sets(zone, set_id, "versions"), manifest(*items))
     assert made == {
@@ -126,7 +126,7 @@ async def test_a_version_keeps_its_manifest_in_order(api: Plane) -> None:
     }
     await api.call("DELETE", policies(zone, two["id"]))
     shown = (await api.call("GET", sets(zone, set_id, "versions", made["id"]))).json()
-    ids = [one["id"], two["id"]]
+    ids = [two["id"], one["id"]]
     assert shown == made | {"manifest_json": manifest(*items)["manifest"], "policies": ids}
 
 
