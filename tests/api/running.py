@@ -49,7 +49,10 @@ def settings(process: str, database_url: str, redis_url: str, **more: str) -> Se
 @asynccontextmanager
 async def served(app: App) -> AsyncIterator[str]:
     """Serve an app on a free port of the loopback; gives its URL."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="on"))
+    config = uvicorn.Config(
+        app, port=0, log_level="warning", lifespan="on", timeout_keep_alive=60
+    )  # longer than the client's: it never meets a connection that is being closed
+    server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
     while not server.started:
         await asyncio.sleep(0.01)

@@ -16,8 +16,8 @@ from caracal.events.session import Session
 from caracal.events.store.entries import LogReader
 from caracal.services.api import cascade
 from tests.api.running import Plane, plane, worker
-from tests.backbone import opened_log
-from tests.making import in_zone, new_session
+from tests.backbone import new_zone, opened_log
+from tests.making import in_zone, new_application, new_grant, new_resource, new_session
 
 
 async def status_of(api: Plane, zone: str) -> dict[str, str]:
@@ -169,16 +169,18 @@ async def alone(database_url: str, redis_url: str) -> AsyncIterator[Plane]:
 
 
 async def test_without_the_worker_nothing_is_missed(alone: Plane) -> None:
-    zone, on = await world(alone)
-    grant = await grant_on(alone, zone, on, "ada")
-    session = await started(alone, zone, on["application_id"])
-    own = await started(alone, zone, on["application_id"], subject_id="bob")
-    answer = await alone.call("DELETE", f"/zones/{zone}/grants/{grant}")
+    zone = (made := new_zone()).aggregate_id
+    app, resource = new_application(zone), new_resource(zone)
+    grant = new_grant(app.aggregate_id, resource.aggregate_id, user_id="ada", zone_id=zone)
+    await alone.log.save(made, app, resource, grant)
+    session = await started(alone, zone, app.aggregate_id)
+    own = await started(alone, zone, app.aggregate_id, subject_id="bob")
+    answer = await alone.call("DELETE", f"/zones/{zone}/grants/{grant.aggregate_id}")
     assert answer.status_code == 204
     assert answer.headers["caracal-consistency"] == "pending"
-    (event,) = await cascades(alone, grant)
+    (event,) = await cascades(alone, grant.aggregate_id)
     assert event["sessions"] == [session.aggregate_id]
-    await alone.call("DELETE", f"/zones/{zone}/applications/{on['application_id']}")
+    await alone.call("DELETE", f"/zones/{zone}/applications/{app.aggregate_id}")
     async with worker(alone.database_url, alone.redis_url):
         async with alone.database() as db:
             end = await LogReader(db).end()
