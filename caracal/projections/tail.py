@@ -51,6 +51,7 @@ class Tail:
     Attributes:
         position: everything up to it is applied.
         parked: ids that every decision denies.
+        without_redis: Redis is gone; the view follows the log alone.
         listeners: called with each applied fact, after the tables changed.
         reloaded: called when the tables have been taken anew from a snapshot.
     """
@@ -79,6 +80,7 @@ class Tail:
         self.database_url, self.redis_url, self.rings = database_url, redis_url, rings
         self.position = 0
         self.parked: frozenset[str] = frozenset()
+        self.without_redis = False
         self.listeners: list[Callable[[Fact], None]] = []
         self.reloaded: list[Callable[[], None]] = []
         self.foreign = self.gaps = self.snapshots = self.log_reads = 0
@@ -186,6 +188,7 @@ class _Following:
         self._stack = AsyncExitStack()
         self._redis: Redis = connect(tail.redis_url, connections=2)
         self._read: asyncio.Task[Any] | None = None
+        self._waking: asyncio.Task[Any] | None = None
         self._last_beat = 0.0
         self._beat_id = ""
         self._notified: tuple[int, float] | None = None  # position, when it must have come
@@ -199,8 +202,9 @@ class _Following:
 
     async def close(self) -> None:
         """Close all connections; the task has ended, or never began."""
-        if self._read is not None:
-            await cancelled(self._read)
+        for task in (self._read, self._waking):
+            if task is not None:
+                await cancelled(task)
         await self._redis.aclose()
         await self._close_database()
 
@@ -208,11 +212,11 @@ class _Following:
         now = time.monotonic()
         if self._read is None and now >= self._pause_until:
             self._read = asyncio.create_task(self._xread())
-        waking = asyncio.create_task(self._tail.wake.wait())
-        waiting = {waking} if self._read is None else {waking, self._read}
+        if self._waking is None or self._waking.done():
+            self._tail.wake.clear()
+            self._waking = asyncio.create_task(self._tail.wake.wait())
+        waiting = {task for task in (self._waking, self._read) if task is not None}
         await asyncio.wait(waiting, timeout=self._patience(now), return_when="FIRST_COMPLETED")
-        waking.cancel()
-        self._tail.wake.clear()
         if self._read is not None and self._read.done():
             await self._take(self._read)
             self._read = None
@@ -220,6 +224,8 @@ class _Following:
 
     def _patience(self, now: float) -> float:
         """Return how long nothing may happen before the log is looked at."""
+        if self._resnapshot:
+            return 0
         if self._tail.wanted_probe is not None:
             return max(self._next_probe - now, 0)
         if self._notified is not None:
@@ -245,9 +251,11 @@ class _Following:
         try:
             answer = streams_of(read.result())
         except GONE:
+            self._tail.without_redis = True
             self._last_beat = 0.0  # follow the log at once
             self._pause_until = time.monotonic() + _POLL_SECONDS
             return
+        self._tail.without_redis = False
         seen_at = time.monotonic()
         sound = True
         beats: list[RawEntry] = []
