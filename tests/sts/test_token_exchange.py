@@ -6,7 +6,7 @@ import hmac
 
 import orjson
 
-from caracal import mandate
+from caracal import mandate, secret_hash
 from caracal.events.session import Session
 from caracal.events.topics import AUDIT
 from caracal.ids import new_id
@@ -310,7 +310,7 @@ async def test_the_newest_key_signs_and_the_one_before_still_verifies(world: Wor
 
 async def test_a_parked_thing_is_refused(world: World) -> None:
     """Decisions deny on what a projection could not apply."""
-    application = await world.tenant.add_application(secret_form())
+    application = await world.tenant.add_application(secret_hash.of_random("cs_parked"))
     resource = await world.tenant.add_resource()
     ids = [application.aggregate_id, resource.aggregate_id]
     async with world.log._pool.connection() as db:
@@ -321,7 +321,7 @@ async def test_a_parked_thing_is_refused(world: World) -> None:
                 (thing, [thing]),
             )
         await db.execute("SELECT pg_notify('caracal_parked', '')")
-    await until_parked(world, len(ids))
+    await world.parked(len(ids))
     by_app = await world.exchange(application_id=ids[0], client_secret="cs_parked")
     by_resource = await world.per_call(resource=resource.identifier)
     assert [by_app.status_code, by_resource.status_code] == [403, 403]
@@ -333,21 +333,5 @@ async def test_a_parked_thing_is_refused(world: World) -> None:
     async with world.log._pool.connection() as db:
         await db.execute("DELETE FROM parked")
         await db.execute("SELECT pg_notify('caracal_parked', '')")
-    await until_parked(world, 0)
+    await world.parked(0)
     assert (await world.per_call(resource=resource.identifier)).status_code == 200
-
-
-def secret_form() -> str:
-    from caracal import secret_hash
-
-    return secret_hash.of_random("cs_parked")
-
-
-async def until_parked(world: World, number: int) -> None:
-    from tests.backbone import eventually
-
-    async def parked() -> bool:
-        ready = await world.http.get(f"{world.url}/ready")
-        return bool(ready.json()["parked"] == number)
-
-    await eventually(parked, what=f"{number} parked")

@@ -34,7 +34,7 @@ from caracal.services.protocol import protocol_class
 from caracal.services.sts.app import create_app
 from caracal.services.worker.app import create_app as create_worker
 from caracal.settings import Settings, load_settings
-from tests.backbone import new_zone, opened_log
+from tests.backbone import eventually, new_zone, opened_log
 from tests.making import in_zone, new_application, new_grant, new_resource
 
 ISSUER = "https://sts.example"
@@ -253,9 +253,11 @@ class World:
 
     async def post(self, form: dict[str, Any], **headers: str) -> httpx.Response:
         """Send a form to the token endpoint, once the STS has seen all that is in the log."""
-        return await self.http.post(
-            f"{self.url}/oauth/2/token", data=form, headers=await self._headers(headers)
-        )
+        return await self._send(self._request(form), headers)
+
+    async def at_once(self, **members: Any) -> httpx.Response:
+        """Make an ordinary exchange that waits for nothing."""
+        return await self.http.post(f"{self.url}/oauth/2/token", data=self.tenant.form(**members))
 
     async def exchange(self, **members: Any) -> httpx.Response:
         """Make an ordinary exchange."""
@@ -269,7 +271,7 @@ class World:
         self, form: dict[str, Any], *, replay: dict[str, str] | None = None, **headers: str
     ) -> httpx.Response:
         """Send a form as the Gateway does; ``replay`` are the signature headers to use again."""
-        request = self.http.build_request("POST", f"{self.url}/oauth/2/token", data=form)
+        request = self._request(form)
         request_id = headers.get("X-Request-Id", new_id())
         signed = replay or gateway_signature.sign(
             GATEWAY_KEY,
@@ -279,9 +281,7 @@ class World:
             body=request.content,
             now=clock.now().timestamp(),
         )
-        given = await self._headers({"X-Request-Id": request_id, **signed, **headers})
-        request.headers.update(given)
-        return await self.http.send(request)
+        return await self._send(request, {"X-Request-Id": request_id, **signed, **headers})
 
     async def audit(self, answer: httpx.Response) -> list[dict[str, Any]]:
         """The audit events of a request, in order."""
@@ -297,8 +297,30 @@ class World:
             row = await cursor.fetchone()
             return int(row[0])
 
-    async def _headers(self, given: dict[str, str]) -> dict[str, str]:
-        return {"Caracal-Min-Position": str(await self.position()), **given}
+    async def parked(self, number: int) -> None:
+        """Wait until the STS knows of so many parked ids."""
+
+        async def known() -> bool:
+            ready = await self.http.get(f"{self.url}/ready")
+            return bool(ready.json()["parked"] == number)
+
+        await eventually(known, what=f"{number} parked")
+
+    def _request(self, form: dict[str, Any]) -> httpx.Request:
+        return self.http.build_request("POST", f"{self.url}/oauth/2/token", data=form)
+
+    async def _send(self, request: httpx.Request, headers: dict[str, str]) -> httpx.Response:
+        position = str(await self.position())
+        request.headers.update({"Caracal-Min-Position": position, **headers})
+
+        async def answer() -> httpx.Response | None:
+            given = await self.http.send(request)
+            lagging = given.status_code == 503 and "projection_lagging" in given.text
+            return None if lagging else given
+
+        found = await eventually(answer, what="an answer of a view that is there")
+        assert found is not None
+        return found
 
 
 @asynccontextmanager

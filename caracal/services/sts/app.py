@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+from redis.asyncio import Redis
 from starlette.applications import Starlette
 
+from caracal.events.base import Fact
 from caracal.events.store.appender import Appender
 from caracal.events.store.audit_writer import AuditWriter
 from caracal.events.store.log import Log
@@ -18,7 +20,7 @@ from caracal.projections.tail import Tail
 from caracal.projections.waiter import Waiter
 from caracal.services.connections import Pool, pool, rings
 from caracal.services.health import Health
-from caracal.services.http import App, Edge, Receive, Scope, Send
+from caracal.services.http import App, Edge
 from caracal.services.sts.admission import Admission
 from caracal.services.sts.client_authentication import ClientAuthentication
 from caracal.services.sts.client_secrets import ClientSecrets
@@ -27,7 +29,7 @@ from caracal.services.sts.jwks import Jwks
 from caracal.services.sts.policies import Policies
 from caracal.services.sts.recorder import Recorder
 from caracal.services.sts.redis_line import RedisLine
-from caracal.services.sts.routes import Routes
+from caracal.services.sts.routes import Route, Routes
 from caracal.services.sts.server_metadata import ServerMetadata
 from caracal.services.sts.session_facts import SessionFacts
 from caracal.services.sts.settlement import Settlements
@@ -42,72 +44,74 @@ from caracal.settings import Settings
 def create_app(settings: Settings) -> App:
     """Return the ASGI app of the STS."""
     view = StsView(settings.max_staleness)
-    jwks = Jwks(view, default_zone=settings.jwks_default_zone_id, dev=not settings.is_runtime)
-    metadata = ServerMetadata(view, settings.issuer_url)
-    health = Health(settings)
-    exchange: list[TokenExchange] = []
-
-    async def token(scope: Scope, receive: Receive, send: Send) -> None:
-        await exchange[0](scope, receive, send)
+    routes, health = Routes(view), Health(settings)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            exchange[:] = [await _start(settings, view, health, jwks, stack)]
+            routes.table = await _start(settings, view, health, stack)
             yield
 
-    routes = Routes(
-        {
-            "/oauth/2/token": ("POST", token),
-            "/.well-known/jwks.json": ("GET", jwks),
-            "/zones/{zone_id}/.well-known/jwks.json": ("GET", jwks),
-            "/.well-known/oauth-authorization-server": ("GET", metadata),
-            "/.well-known/oauth-authorization-server/zones/{zone_id}": ("GET", metadata),
-        },
-        view,
-    )
-    edge = Edge(routes, body_limit=MAX_BODY)
-    return health.around(edge, lifespan=Starlette(lifespan=lifespan))
+    return health.around(Edge(routes, body_limit=MAX_BODY), lifespan=Starlette(lifespan=lifespan))
 
 
 async def _start(
-    settings: Settings, view: StsView, health: Health, jwks: Jwks, stack: AsyncExitStack
-) -> TokenExchange:
+    settings: Settings, view: StsView, health: Health, stack: AsyncExitStack
+) -> dict[str, Route]:
     database = await stack.enter_async_context(pool(settings))
     redis = connect(settings.redis_url)
     stack.push_async_callback(redis.aclose)
-    line = RedisLine(redis)
-    stack.push_async_callback(line.close)
     writer = await _writer(settings, stack)
     policies = Policies(view, PolicyEngines(settings.policy_engine_max_bytes))
     keys = SigningKeys(database, Vault(settings.zone_kek))
-    await _follow(settings, view, policies, keys, stack)
-    assert view.tail is not None
-
-    async def consumers() -> str | None:
-        return None if view.following.running else "stream_consumers_not_ready"
-
-    health.watch(
-        database=database,
-        redis=redis,
-        tail=view.tail,
-        checks=(consumers,),
-        counters=lambda: _counters(writer, policies, jwks),
-    )
-    return TokenExchange(
-        rules=Rules(
-            issuer=settings.issuer_url,
-            max_staleness=settings.max_staleness,
-            max_grant_seconds=settings.max_grant_ttl_seconds,
-            gateway_keys=settings.gateway_sts_hmac_key,
-        ),
+    tail = await _follow(settings, view, [policies.applied, keys.applied], stack)
+    exchange = TokenExchange(
+        rules=_rules(settings),
         view=view,
         admission=_admission(settings, view, database, stack),
         policies=policies,
         keys=keys,
         sessions=await _sessions(settings, database, stack),
-        recorder=Recorder(view, Settlements(line, writer), writer),
+        recorder=_recorder(view, redis, writer, stack),
     )
+    jwks = Jwks(view, default_zone=settings.jwks_default_zone_id, dev=not settings.is_runtime)
+
+    async def following() -> str | None:
+        return None if tail.running else "stream_consumers_not_ready"
+
+    health.watch(
+        database=database,
+        redis=redis,
+        tail=tail,
+        checks=(following,),
+        counters=lambda: _counters(writer, policies, jwks),
+    )
+    return _routes(exchange, jwks, ServerMetadata(view, settings.issuer_url))
+
+
+def _routes(exchange: App, jwks: App, metadata: App) -> dict[str, Route]:
+    return {
+        "/oauth/2/token": ("POST", exchange),
+        "/.well-known/jwks.json": ("GET", jwks),
+        "/zones/{zone_id}/.well-known/jwks.json": ("GET", jwks),
+        "/.well-known/oauth-authorization-server": ("GET", metadata),
+        "/.well-known/oauth-authorization-server/zones/{zone_id}": ("GET", metadata),
+    }
+
+
+def _rules(settings: Settings) -> Rules:
+    return Rules(
+        issuer=settings.issuer_url,
+        max_staleness=settings.max_staleness,
+        max_grant_seconds=settings.max_grant_ttl_seconds,
+        gateway_keys=settings.gateway_sts_hmac_key,
+    )
+
+
+def _recorder(view: StsView, redis: Redis, writer: AuditWriter, stack: AsyncExitStack) -> Recorder:
+    line = RedisLine(redis)
+    stack.push_async_callback(line.close)
+    return Recorder(view, Settlements(line, writer), writer)
 
 
 async def _writer(settings: Settings, stack: AsyncExitStack) -> AuditWriter:
@@ -124,17 +128,21 @@ async def _writer(settings: Settings, stack: AsyncExitStack) -> AuditWriter:
 
 
 async def _follow(
-    settings: Settings, view: StsView, policies: Policies, keys: SigningKeys, stack: AsyncExitStack
-) -> None:
-    view.tail = Tail(
+    settings: Settings,
+    view: StsView,
+    listeners: list[Callable[[Fact], None]],
+    stack: AsyncExitStack,
+) -> Tail:
+    view.tail = tail = Tail(
         view.all,
         database_url=settings.database_url,
         redis_url=settings.redis_url,
         rings=rings(settings),
     )
-    view.tail.listeners += [policies.applied, keys.applied]
-    await view.tail.start()
-    stack.push_async_callback(view.tail.stop)
+    tail.listeners += listeners
+    await tail.start()
+    stack.push_async_callback(tail.stop)
+    return tail
 
 
 def _admission(

@@ -7,7 +7,6 @@ would look like a replay.
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import dataclass
 from math import inf
 from typing import Any
@@ -18,8 +17,6 @@ from redis.exceptions import ResponseError
 
 from caracal.events.store.redis import GONE
 from caracal.tasks import cancelled
-
-_IDLE_SECONDS = 1.0
 
 Arg = str | bytes | int
 
@@ -34,11 +31,10 @@ class RedisLine:
     """Sends commands; ``close`` ends its connection. ``timeout`` in seconds is for a batch."""
 
     def __init__(self, redis: Redis, timeout: float = 3.0) -> None:
-        self._connection = redis.connection_pool.make_connection()
+        self._connection: Any = redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
         self._timeout = timeout
         self._waiting: list[_Waiting] = []
         self._sender: asyncio.Task[None] | None = None
-        self._used_at = time.monotonic()
 
     async def close(self) -> None:
         """End the connection."""
@@ -53,9 +49,8 @@ class RedisLine:
             ResponseError: Redis refuses it.
             RedisError, OSError, TimeoutError: Redis cannot be used now; it may have done it.
         """
-        waiting = _Waiting(
-            hiredis.pack_command(args), asyncio.get_running_loop().create_future()
-        )
+        packed = hiredis.pack_command(args)  # type: ignore[arg-type]  # its stub forgets ``...``
+        waiting = _Waiting(packed, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         if self._sender is None or self._sender.done():
             self._sender = asyncio.create_task(self._send())
@@ -74,9 +69,8 @@ class RedisLine:
 
     async def _exchange(self, batch: list[_Waiting]) -> None:
         connection = self._connection
-        idle = time.monotonic() - self._used_at > _IDLE_SECONDS
-        if idle and connection.is_connected and await connection.can_read_destructive():
-            await connection.disconnect()  # the server has closed it meanwhile
+        if connection.is_connected and await connection.can_read():
+            await connection.disconnect()  # nothing was asked, so the server has closed it
         await connection.send_packed_command(
             b"".join(waiting.command for waiting in batch), check_health=False
         )
@@ -88,7 +82,6 @@ class RedisLine:
             else:
                 if not waiting.answer.done():
                     waiting.answer.set_result(answer)
-        self._used_at = time.monotonic()
 
     async def _failed(self, batch: list[_Waiting], error: BaseException) -> None:
         for waiting in batch:

@@ -17,10 +17,14 @@ Route = tuple[str, App]
 
 
 class Routes:
-    """Routes by path; ``/zones/{zone_id}`` in a path is a parameter, written as it stands here."""
+    """Routes by path, given at the start.
 
-    def __init__(self, routes: Mapping[str, Route], view: StsView) -> None:
-        self._routes, self._view = routes, view
+    ``/zones/{zone_id}`` in a path is a parameter, and is written just so in the table.
+    """
+
+    def __init__(self, view: StsView) -> None:
+        self._view = view
+        self.table: Mapping[str, Route] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand on to the handler, once the view has the position that the caller wants to see.
@@ -32,10 +36,10 @@ class Routes:
         """
         path = scope["path"]
         scope["path_params"] = {}
-        route = self._routes.get(path)
+        route = self.table.get(path)
         if route is None and (zone := _ZONE.search(path)) is not None:
             scope["path_params"] = {"zone_id": zone[1]}
-            route = self._routes.get(_ZONE.sub("/zones/{zone_id}", path, count=1))
+            route = self.table.get(_ZONE.sub("/zones/{zone_id}", path, count=1))
         if route is None:
             raise NotFound("not_found", "there is no such route")
         method, handler = route

@@ -24,6 +24,7 @@ NONCE_SECONDS = 120
 _SCRIPT = files("caracal.services.sts").joinpath("settle.lua").read_text()
 _SHA = sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One resource: its rate counter, and its entry within and over the limit."""

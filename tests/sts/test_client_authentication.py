@@ -1,0 +1,128 @@
+"""Secrets: how they are verified, remembered, and how often one may be wrong."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import httpx
+import pytest
+
+from caracal import secret_hash
+from caracal.errors import TooMany
+from caracal.events.application import Application
+from caracal.services.sts.failure_limit import FailureLimit
+from tests.making import in_zone
+from tests.sts.world import VAULT, World, new_world
+
+CHOSEN = "correct horse"
+
+
+@pytest.fixture(scope="module")
+async def world(module_database_url: str, module_redis_url: str) -> AsyncIterator[World]:
+    limits = {
+        "ARGON2_PARALLEL": "1",
+        "ARGON2_QUEUE_MAX": "1",
+        "CLIENT_AUTH_FAIL_LIMIT_PER_MIN": "3",
+    }
+    async with new_world(module_database_url, module_redis_url, **limits) as made:
+        yield made
+
+
+async def ask(world: World, application: Application, secret: str) -> httpx.Response:
+    """Exchange an ambient token of this application."""
+    app_id = application.aggregate_id
+    token = world.tenant.token(client_id=app_id, sub=app_id)
+    return await world.exchange(application_id=app_id, client_secret=secret, subject_token=token)
+
+
+async def forget(world: World) -> None:
+    """Empty the vault of client secrets: who is let in now was remembered."""
+    async with world.log._pool.connection() as db:
+        await db.execute("CREATE TABLE IF NOT EXISTS kept AS SELECT * FROM vault LIMIT 0")
+        await db.execute("INSERT INTO kept SELECT * FROM vault")
+        await db.execute("DELETE FROM vault")
+
+
+async def restore(world: World) -> None:
+    async with world.log._pool.connection() as db:
+        await db.execute("INSERT INTO vault SELECT * FROM kept ON CONFLICT DO NOTHING")
+
+
+@pytest.mark.parametrize("form", [secret_hash.of_random, secret_hash.of_chosen])
+async def test_a_verified_secret_is_remembered_until_the_application_changes(
+    world: World, form: Callable[[str], str]
+) -> None:
+    application = await world.tenant.add_application(form(CHOSEN))
+    assert (await ask(world, application, CHOSEN)).status_code == 200
+    await forget(world)
+    assert (await ask(world, application, CHOSEN)).status_code == 200
+    await restore(world)
+    with in_zone(world.tenant.id):
+        new_form = secret_hash.of_random("another").encode()
+        application.change({}, secret=VAULT.seal(new_form))
+    await world.tenant.save(application)
+    assert (await ask(world, application, CHOSEN)).status_code == 401
+    assert (await ask(world, application, "another")).status_code == 200
+
+
+async def test_too_many_failures_block_the_unknown_and_not_the_remembered(world: World) -> None:
+    application = await world.tenant.add_application(secret_hash.of_random(CHOSEN))
+    fresh = await world.tenant.add_application(secret_hash.of_random("fresh"))
+    assert (await ask(world, application, CHOSEN)).status_code == 200
+    answers = [await ask(world, application, "wrong") for _ in range(6)]
+    statuses = [answer.status_code for answer in answers]
+    assert statuses[0] == 401
+    assert statuses[-1] == 429
+    blocked = answers[-1]
+    assert blocked.json()["error"] == "access_denied"
+    assert 1 <= int(blocked.headers["retry-after"]) <= 61
+    assert await world.audit(blocked) == []
+    assert (await ask(world, application, CHOSEN)).status_code == 200
+    assert (await ask(world, fresh, "fresh")).status_code == 429  # the same address
+    form = world.tenant.form(subject_token=world.tenant.token(), client_secret=None)
+    assert (await world.by_gateway(form)).status_code == 200
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_block_lasts_a_minute_and_old_failures_are_forgotten() -> None:
+    clock = Clock()
+    limit = FailureLimit(2, clock)
+    for _ in range(2):
+        limit.failed(("application", "a"))
+    limit.check(("application", "a"))
+    clock.now = 61
+    limit.failed(("application", "a"))
+    limit.check(("application", "a"))
+    for _ in range(2):
+        limit.failed(("application", "a"))
+    limit.check(("application", "b"))
+    with pytest.raises(TooMany):
+        limit.check(("application", "b"), ("application", "a"))
+    clock.now += 60
+    limit.check(("application", "a"))
+
+
+def test_without_a_limit_nobody_is_blocked() -> None:
+    limit = FailureLimit(0)
+    for _ in range(100):
+        limit.failed(("address", "a"))
+    limit.check(("address", "a"))
+
+
+async def test_a_full_queue_of_hashes_refuses_the_next(database_url: str, redis_url: str) -> None:
+    narrow = {"ARGON2_PARALLEL": "1", "ARGON2_QUEUE_MAX": "1"}
+    async with new_world(database_url, redis_url, **narrow) as world:
+        application = await world.tenant.add_application(secret_hash.of_chosen(CHOSEN))
+        answers = await asyncio.gather(*(ask(world, application, CHOSEN) for _ in range(6)))
+        statuses = sorted(answer.status_code for answer in answers)
+        assert statuses[0] == 200
+        assert statuses[-1] == 429
+        assert (await ask(world, application, CHOSEN)).status_code == 200

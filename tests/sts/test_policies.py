@@ -1,0 +1,96 @@
+"""Which policies decide, from one activation to the next."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+
+from tests.making import in_zone
+from tests.sts.world import POLICY, Tenant, World, new_tenant
+
+DENY_ALL = """package caracal.authz
+import rego.v1
+default result := {"decision": "deny", "evaluation_status": "complete"}
+"""
+NO_RESULT = "package caracal.authz\nimport rego.v1\nother := 1\n"
+BROKEN = "package caracal.authz\nresult := {"
+
+
+async def ask(world: World, tenant: Tenant) -> tuple[httpx.Response, dict[str, Any]]:
+    """Exchange; return the answer and the evidence of the decision."""
+    answer = await world.post(tenant.form(subject_token=tenant.token()))
+    return answer, (await world.audit(answer))[0]
+
+
+async def test_what_is_activated_decides_from_then_on(world: World) -> None:
+    tenant = await new_tenant(world.log)
+    before, _ = await ask(world, tenant)
+    await tenant.activate(DENY_ALL)
+    denied, event = await ask(world, tenant)
+    await tenant.activate(POLICY)
+    after, _ = await ask(world, tenant)
+    assert [before.status_code, denied.status_code, after.status_code] == [200, 403, 200]
+    version = tenant.policy_set.versions[event["policy_set_version_id"]]
+    assert version.version == 2
+
+
+async def test_a_bundle_that_does_not_compile_leaves_the_old_one_in_force(world: World) -> None:
+    tenant = await new_tenant(world.log)
+    await ask(world, tenant)
+    await tenant.activate(BROKEN)
+    answer, event = await ask(world, tenant)
+    assert answer.status_code == 200
+    assert tenant.policy_set.versions[event["policy_set_version_id"]].version == 1
+    await tenant.activate(DENY_ALL)
+    answer, _ = await ask(world, tenant)
+    assert answer.status_code == 403
+
+
+async def test_with_nothing_but_a_broken_bundle_all_is_denied(world: World) -> None:
+    tenant = await new_tenant(world.log)
+    await tenant.activate(BROKEN)
+    answer, event = await ask(world, tenant)
+    assert answer.status_code == 403
+    assert event["diagnostics_json"] == [{"reason": "policy_compile_failed"}]
+
+
+async def test_without_an_active_set_all_is_denied(world: World) -> None:
+    tenant = await new_tenant(world.log)
+    await ask(world, tenant)
+    with in_zone(tenant.id):
+        tenant.policy_set.archive()
+    await tenant.save(tenant.policy_set)
+    answer, event = await ask(world, tenant)
+    assert answer.status_code == 403
+    assert event["diagnostics_json"] == [{"reason": "no_active_policy_set"}]
+    assert "policy_set_id" not in event
+
+
+async def test_an_undefined_result_denies(world: World) -> None:
+    tenant = await new_tenant(world.log)
+    await tenant.activate(NO_RESULT)
+    answer, event = await ask(world, tenant)
+    assert (answer.status_code, answer.json()["error"]) == (403, "access_denied")
+    assert (event["decision"], event["evaluation_status"]) == ("deny", "complete")
+
+
+async def test_a_parked_policy_set_denies(world: World) -> None:
+    """What its zone activated last may be what could not be applied."""
+    tenant = await new_tenant(world.log)
+    await ask(world, tenant)
+    async with world.log._pool.connection() as db:
+        await db.execute(
+            "INSERT INTO parked (projection, aggregate_id, topic, position, n, ids, error,"
+            " attempts) VALUES ('policy_sets', %s, 't', 1, 0, %s, 'e', 5)",
+            (tenant.policy_set.aggregate_id, [tenant.policy_set.aggregate_id]),
+        )
+        await db.execute("SELECT pg_notify('caracal_parked', '')")
+    await world.parked(1)
+    answer, event = await ask(world, tenant)
+    assert answer.status_code == 403
+    assert event["diagnostics_json"] == [{"reason": "policy_parked"}]
+    async with world.log._pool.connection() as db:
+        await db.execute("DELETE FROM parked")
+        await db.execute("SELECT pg_notify('caracal_parked', '')")
+    await world.parked(0)
