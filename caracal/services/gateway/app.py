@@ -79,9 +79,9 @@ class Gateway:
         return {**self.counters, "bindings_loaded": routable, "revocations_active": revoked}
 
 
-def create_app(settings: Settings) -> App:
-    """Return the ASGI app of the Gateway."""
-    gateway = Gateway(settings)
+def create_app(settings: Settings, gateway: Gateway | None = None) -> App:
+    """Return the ASGI app of the Gateway; ``gateway`` for a caller who wants to look inside."""
+    gateway = gateway or Gateway(settings)
     health = Health(settings)
 
     @asynccontextmanager
