@@ -184,7 +184,7 @@ def _tail_details(tail: Tail) -> dict[str, Any]:
         "position": tail.position,
         "staleness_ms": max(0, int(tail.age * 1000)),
         "parked": len(tail.parked),
-        "degraded": bool(tail.parked),
+        "degraded": bool(tail.parked) or tail.without_redis,
     }
 
 
