@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
-import orjson
 import pytest
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
@@ -15,36 +14,24 @@ from redis.asyncio import Redis
 
 from caracal.events.base import Fall, acting
 from caracal.events.guards import Secret
-from caracal.events.record import Record
 from caracal.events.store.appender import Appender
 from caracal.events.store.entries import EntryId, LogReader, Rings, placed, text_fields
 from caracal.events.store.log import Log
 from caracal.events.store.redis import entries_in
 from caracal.events.store.signature import Keyring
-from caracal.events.topics import TOPICS, Fields, Topic
+from caracal.events.topics import TOPICS, Topic
 from caracal.events.zone import Zone
 from caracal.ids import new_id
 from caracal.tasks import cancelled
+from tests.journal import ITEMS, REVOKE, ZONES
+
+__all__ = ["ITEMS", "REVOKE", "ZONES"]
 
 FACTS_KEY, SIGNALS_KEY = bytes(range(32)), b"\x42" * 32
 RINGS = Rings(Keyring((FACTS_KEY,)), Keyring((SIGNALS_KEY,)))
 
 Value = TypeVar("Value")
 
-
-ZONES, REVOKE = TOPICS["caracal.zones.events"], TOPICS["caracal.sessions.revoke"]
-
-
-def _items(record: Record) -> list[Fields]:
-    (entry,) = ZONES.entries(record)
-    return [
-        {**entry, "data": orjson.dumps({"sid": sid}).decode()}
-        for sid in record.state.get("sessions", [])
-    ]
-
-
-ITEMS = Topic("caracal.items.events", "facts", ("zone.archived",), _items)
-"""A topic of facts on which one event has as many entries as it names sessions."""
 
 ALL_TOPICS = {**TOPICS, ITEMS.name: ITEMS}
 
