@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from caracal import clock
 from caracal.events.catalogue import export_of
 from caracal.events.record import Record
 from caracal.projections.query import Db, Page, select
@@ -80,7 +81,7 @@ def _decision(row: dict[str, Any]) -> dict[str, Any]:
 def _fact(record: Record) -> dict[str, Any]:
     """Return a fact as the trail shows it: in the log since it occurred."""
     fact = record.fact()
-    moment = datetime.fromisoformat(fact.occurred_at)
+    moment = clock.parse(fact.occurred_at)
     return {
         "id": f"fact-{fact.position}",
         "zone_id": fact.zone_id,

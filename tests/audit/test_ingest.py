@@ -7,6 +7,7 @@ from typing import Any
 
 import psycopg
 import pytest
+import redis
 from redis.asyncio import Redis
 
 from caracal.events.store.audit_entry import encode, sign
@@ -15,7 +16,7 @@ from caracal.events.store.entries import EntryId
 from caracal.events.topics import AUDIT, AUDIT_DEAD
 from caracal.projections import audit_ingest
 from caracal.projections.audit_ingest import Ingestor, is_transient
-from caracal.projections.audit_row import canonical
+from caracal.projections.audit_row import canonical, read_entry
 from tests.audit.trail import KEYS, RING, Trail, decided, ingest
 from tests.backbone import eventually, running
 
@@ -104,7 +105,13 @@ async def test_what_cannot_be_ingested_is_a_dead_letter(trail: Trail, ingestor: 
         entry_ids.append(await trail.put_raw(fields))
         good.append(decided())
         last = (await trail.put(good[-1]))[0]
-    await ingest(ingestor, trail, last)
+    async with running(ingestor):
+        await trail.ingested(last)
+
+        async def all_counted() -> bool:
+            return ingestor.counters.dead == len(DEAD)
+
+        await eventually(all_counted)
     await trail.holds(good)
     letters = {letter["src_id"]: letter for letter in await trail.dead()}
     assert set(letters) == set(entry_ids)
@@ -114,7 +121,6 @@ async def test_what_cannot_be_ingested_is_a_dead_letter(trail: Trail, ingestor: 
         assert letter["src_event_id"] == "ev-1"
         assert letter.get("src_data", "").encode() == fields.get("data", b"")
         assert RING.verify(AUDIT_DEAD, letter)
-    assert ingestor.counters.dead == len(DEAD)
     assert (ingestor.counters.hmac_failures, ingestor.counters.parse_errors) == (2, 3)
 
 
@@ -282,6 +288,27 @@ async def test_a_lost_group_is_made_again_from_the_beginning(
 
         async def there() -> bool:
             return len(await trail.rows()) == 3
+
+        await eventually(there)
+    await trail.holds(events)
+
+
+async def test_entries_in_hand_are_written_when_the_topic_vanishes(
+    trail: Trail, ingestor: Ingestor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = [decided(), decided()]
+    await trail.put(*events)
+
+    def vanishing(fields: Any, keys: Any) -> Any:
+        with redis.Redis.from_url(ingestor.redis_url) as client:
+            client.flushdb()
+        return read_entry(fields, keys)
+
+    monkeypatch.setattr(audit_ingest, "read_entry", vanishing)
+    async with running(ingestor):
+
+        async def there() -> bool:
+            return len(await trail.rows()) == 2
 
         await eventually(there)
     await trail.holds(events)

@@ -82,21 +82,19 @@ async def test_entries_are_ingested_trimmed_and_swept(trail: Trail, variables: V
     assert kinds == {"content_mismatch", "chain_hmac_mismatch", "chain_end_mismatch"}
 
 
-@pytest.mark.usefixtures("often")
-@pytest.mark.parametrize(
-    ("name", "limit", "lags"),
-    [
-        ("AUDIT_READY_DLQ_MAX", "0", False),
-        ("AUDIT_READY_DLQ_MAX", "2", False),
-        ("AUDIT_READY_DLQ_MAX", "1", True),
-        ("AUDIT_READY_LAG_MAX", "1", True),
-        ("AUDIT_READY_LAG_MAX", "9", False),
-    ],
+LIMITS = (
+    ("AUDIT_READY_DLQ_MAX", "0", None),
+    ("AUDIT_READY_DLQ_MAX", "2", None),
+    ("AUDIT_READY_DLQ_MAX", "1", "audit_lag"),
+    ("AUDIT_READY_LAG_MAX", "3", None),
+    ("AUDIT_READY_LAG_MAX", "2", "audit_lag"),
+    ("AUDIT_READY_PEL_OLDEST_SECS_MAX", "1000", None),
 )
-async def test_readiness(
-    trail: Trail, variables: Variables, name: str, limit: str, lags: bool
-) -> None:
-    """Two dead letters, and two entries that the database does not take now."""
+
+
+@pytest.mark.usefixtures("often")
+async def test_readiness(trail: Trail, variables: Variables) -> None:
+    """Two dead letters, and three entries that the database does not take now."""
     await trail.db.execute(
         "CREATE FUNCTION busy() RETURNS trigger LANGUAGE plpgsql AS"
         " $$ BEGIN RAISE EXCEPTION 'busy' USING ERRCODE = '40001'; END $$"
@@ -106,11 +104,19 @@ async def test_readiness(
     )
     await trail.put_raw({"id": "forged"})
     last = await trail.put_raw({"id": "forged"})
-    async with working(settings(variables, **{name: limit})) as jobs:
+    async with working(settings(variables)) as jobs:
         await trail.ingested(last)
-        await trail.put(decided(), decided())
-        await counted(jobs, consumer_lag=2)
-        assert await jobs.lagging() == ("audit_lag" if lags else None)
+        await trail.put(decided(), decided(), decided())
+        await counted(jobs, dlq_total=2, consumer_lag=3)
+
+        async def seen() -> bool:
+            return (jobs.gauges.dead_letters, jobs.gauges.length) == (2, 3)
+
+        await eventually(seen)
+        for name, limit, reason in LIMITS:
+            limited = AuditJobs(settings(variables, **{name: limit}))
+            limited.gauges = jobs.gauges
+            assert await limited.lagging() == reason, (name, limit)
 
 
 @pytest.mark.usefixtures("often")
