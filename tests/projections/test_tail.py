@@ -135,6 +135,19 @@ async def test_a_heartbeat_that_nobody_signed_proves_nothing(
         assert tail.position == position
 
 
+async def test_a_heartbeat_that_is_added_again_proves_nothing(own_servers: EmbeddedServers) -> None:
+    database_url, redis_url = own_servers.database_url, own_servers.redis_url
+    async with Redis.from_url(redis_url) as redis, tailing(database_url, redis_url) as (tail, _):
+        async with running(relay(database_url, redis_url)):
+            await eventually(_true(lambda: tail.age < 0.4))
+        os.kill(own_servers.postgres_pid, signal.SIGKILL)
+        ((_, beat),) = await redis.xrevrange(HEARTBEAT, count=1)
+        for _ in range(40):
+            await redis.xadd(HEARTBEAT, beat)
+            await asyncio.sleep(0.05)
+        assert tail.age > 1.5
+
+
 async def test_flushall_is_survived(
     log: Log, redis: Redis, database_url: str, redis_url: str
 ) -> None:

@@ -20,6 +20,7 @@ import psycopg
 from psycopg import AsyncConnection
 from redis.asyncio import Redis
 
+from caracal import clock
 from caracal.events.record import Record
 from caracal.events.store.entries import (
     ZERO,
@@ -141,6 +142,7 @@ class _Publishing:
         self._done = 0
         self._log_id = ""
         self._next_beat = 0.0
+        self._beat_at = 0  # Unix microseconds
 
     @classmethod
     async def open(cls, relay: Relay, stack: AsyncExitStack) -> _Publishing:
@@ -198,7 +200,10 @@ class _Publishing:
 
     async def _beat(self) -> bool:
         """Say how far everything is published; False when a topic is not where it should be."""
+        # Each beat says a later time, so nobody can pass an old one off as a new one.
+        self._beat_at = max(self._beat_at + 1, int(clock.now().timestamp() * 1e6))
         fields = {
+            "at": str(self._beat_at),
             "position": str(self._done),
             "heads": orjson.dumps({name: str(head) for name, head in self._heads.items()}).decode(),
             "log_id": self._log_id,

@@ -1,0 +1,310 @@
+"""The task behind a tail: it owns the cursors, and nothing else moves them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+from contextlib import AsyncExitStack, suppress
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import psycopg
+from psycopg import AsyncConnection
+from redis.asyncio import Redis
+
+from caracal.events.record import Record
+from caracal.events.store.entries import EntryId, text_fields, verified
+from caracal.events.store.redis import GONE, RawEntry, connect, entries_in, streams_of
+from caracal.events.store.relay import LOG_CHANNEL
+from caracal.events.topics import FACT_TOPIC_OF, HEARTBEAT, Topic, read_fact
+from caracal.projections.parking import PARKED_CHANNEL
+from caracal.projections.tail_snapshot import BATCH, after, take
+from caracal.tasks import cancelled
+
+if TYPE_CHECKING:
+    from caracal.projections.tail import Tail
+
+logger = logging.getLogger(__name__)
+
+GRACE_SECONDS = 0.02
+"""How long an entry may take after its NOTIFY before the log is read."""
+SILENCE_SECONDS = 1.0
+"""Without a heartbeat for so long the tail follows the log."""
+_POLL_SECONDS = 0.25
+_PROBE_SECONDS = 0.02  # at most 50 a second
+_COUNT = 1000
+
+
+class Following:
+    """The task that owns the cursors."""
+
+    def __init__(self, tail: Tail) -> None:
+        self._tail = tail
+        self._rings = tail.rings
+        self._database: AsyncConnection[Any] | None = None
+        self._listening: asyncio.Task[None] | None = None
+        self._stack = AsyncExitStack()
+        self._redis: Redis = connect(tail.redis_url, connections=2)
+        self._read: asyncio.Task[Any] | None = None
+        self._waking: asyncio.Task[Any] | None = None
+        self._last_beat = 0.0
+        self._last_at = 0
+        self._beat_id = ""
+        self._notified: tuple[int, float] | None = None  # position, when it must have come
+        self._next_probe = 0.0
+        self._resnapshot = False
+        self._pause_until = 0.0
+
+    async def run(self) -> None:
+        """Follow for ever; whatever breaks, the view is taken anew."""
+        while True:
+            try:
+                await self._step()
+            except Exception:
+                logger.exception("tail takes its view anew")
+                self._read = None
+                self._resnapshot = True
+                await asyncio.sleep(_POLL_SECONDS)
+
+    async def close(self) -> None:
+        """Close all connections; the task has ended, or never began."""
+        for task in (self._read, self._waking):
+            if task is not None:
+                await cancelled(task)
+        await self._redis.aclose()
+        await self._close_database()
+
+    async def _step(self) -> None:
+        now = time.monotonic()
+        if self._read is None and now >= self._pause_until:
+            self._read = asyncio.create_task(self._xread())
+        if self._waking is None or self._waking.done():
+            self._tail.wake.clear()
+            self._waking = asyncio.create_task(self._tail.wake.wait())
+        waiting = {task for task in (self._waking, self._read) if task is not None}
+        await asyncio.wait(waiting, timeout=self._patience(now), return_when="FIRST_COMPLETED")
+        if self._read is not None and self._read.done():
+            await self._take(self._read)
+            self._read = None
+        await self._follow_log()
+
+    def _patience(self, now: float) -> float:
+        """Return how long nothing may happen before the log is looked at."""
+        if self._resnapshot:
+            return 0
+        if self._tail.wanted_probe is not None:
+            return max(self._next_probe - now, 0)
+        if self._notified is not None:
+            return max(self._notified[1] - now, 0)
+        return _POLL_SECONDS
+
+    def retake(self) -> None:
+        """Take a snapshot at the next step."""
+        self._resnapshot = True
+        self._tail.wake.set()
+
+    # --- from Redis -------------------------------------------------------------------------
+
+    async def _xread(self) -> Any:
+        if not self._beat_id:
+            newest = entries_in(await self._redis.xrevrange(HEARTBEAT, count=1))
+            self._beat_id = newest[0][0] if newest else "0-0"
+        cursors = {name: str(self._tail.cursors[name]) for name in self._tail.topics}
+        streams: dict[Any, Any] = {**cursors, HEARTBEAT: self._beat_id}
+        return await self._redis.xread(streams, count=_COUNT, block=500)
+
+    async def _take(self, read: asyncio.Task[Any]) -> None:
+        try:
+            answer = streams_of(read.result())
+        except GONE:
+            self._tail.without_redis = True
+            self._last_beat = 0.0  # follow the log at once
+            self._pause_until = time.monotonic() + _POLL_SECONDS
+            return
+        self._tail.without_redis = False
+        seen_at = time.monotonic()
+        sound = True
+        beats: list[RawEntry] = []
+        for name, entries in answer:
+            if name == HEARTBEAT:
+                beats = entries
+            else:
+                sound = self._take_entries(self._tail.topics[name], entries) and sound
+        if beats:
+            sound = await self._take_beat(beats, seen_at, answer) and sound
+        if not sound:
+            await self._catch_up()
+            # A foreign entry at the end of a topic is returned again at once.
+            self._pause_until = time.monotonic() + 0.05
+
+    def _take_entries(self, topic: Topic, entries: list[RawEntry]) -> bool:
+        """Apply entries in order; False when something is foreign or missing."""
+        tail = self._tail
+        for entry_id, raw in entries:
+            fields = text_fields(raw)
+            if not fields or not verified(topic, entry_id, fields, self._rings):
+                tail.foreign += 1
+                return False
+            place, cursor = EntryId.parse(entry_id), tail.cursors[topic.name]
+            if place <= cursor:
+                continue
+            if EntryId.parse(fields["prev"]) != cursor:
+                tail.gaps += 1
+                return False
+            tail.apply(topic.name, place, read_fact(place.position, fields))
+        return True
+
+    async def _take_beat(
+        self, beats: list[RawEntry], seen_at: float, answer: list[tuple[str, list[RawEntry]]]
+    ) -> bool:
+        """Learn how far the log is; False when a topic lacks what it should have."""
+        self._beat_id = beats[-1][0]
+        genuine = [
+            fields
+            for _, raw in beats
+            if (fields := text_fields(raw)) and self._rings.facts.verify(HEARTBEAT, fields)
+        ]
+        # Each beat is later than the one before: an old one, added again, proves nothing.
+        later = [fields for fields in genuine if int(fields["at"]) > self._last_at]
+        if not later:
+            return True
+        beat = max(later, key=lambda fields: int(fields["at"]))
+        if beat["log_id"] != self._tail.log_id:
+            self._resnapshot = True
+            return True
+        self._last_at = int(beat["at"])
+        if int(beat["position"]) < self._tail.position:
+            return True
+        self._last_beat = seen_at
+        heads = orjson.loads(beat["heads"])
+        cursors = self._tail.cursors
+        behind = [
+            name
+            for name in self._tail.topics
+            if EntryId.parse(heads.get(name, "0-0")) > cursors[name]
+        ]
+        if not behind:
+            await self._tail.moved(int(beat["position"]), seen_at)
+            return True
+        lengths = {name: len(entries) for name, entries in answer}
+        return all(lengths.get(name, 0) >= _COUNT for name in behind)  # the rest comes next
+
+    # --- from the log ------------------------------------------------------------------------
+
+    async def _follow_log(self) -> None:
+        now = time.monotonic()
+        if self._listening is None or self._listening.done():
+            await self._close_database()  # and connect again with the next look
+            await self._catch_up()
+        if self._resnapshot:
+            await self._guarded(self.snapshot)
+        if self._notified is not None and self._notified[0] <= self._tail.position:
+            self._notified = None
+        late = self._notified is not None and now >= self._notified[1]
+        if self._tail.wanted_probe is not None and now >= self._next_probe:
+            await self._answer_probe()
+        elif late or (self._silent(now) and now - self._tail.fresh_at >= _POLL_SECONDS):
+            self._notified = None
+            await self._catch_up()
+
+    def _silent(self, now: float) -> bool:
+        return now - self._last_beat >= SILENCE_SECONDS
+
+    async def _answer_probe(self) -> None:
+        probe = self._tail.wanted_probe
+        self._tail.wanted_probe = None  # whoever asks from now on wants a later look
+        self._next_probe = time.monotonic() + _PROBE_SECONDS
+        done = await self._catch_up()
+        if probe is not None and not probe.done():
+            if done:
+                probe.set_result(None)
+            else:
+                probe.set_exception(psycopg.OperationalError("the log cannot be read now"))
+                probe.exception()  # nobody may be waiting any more
+
+    async def _catch_up(self) -> bool:
+        """Apply what the log has after the cursors; False when it cannot be read."""
+        return await self._guarded(self._read_log)
+
+    async def _guarded(self, action: Callable[[], Any]) -> bool:
+        try:
+            if self._database is None or self._database.closed:
+                await self.connect_database()
+            await action()
+        except (psycopg.Error, OSError) as error:
+            logger.info("tail cannot read the log: %s", type(error).__name__)
+            await self._close_database()
+            await asyncio.sleep(0.05)
+            return False
+        return True
+
+    async def _read_log(self) -> None:
+        assert self._database is not None
+        self._tail.log_reads += 1
+        while True:
+            seen_at = time.monotonic()
+            end, records = await after(self._database, self._tail.topics, self._tail.cursors)
+            self._apply_records(records)
+            if len(records) < BATCH:
+                await self._tail.moved(end, seen_at)
+                return
+
+    def _apply_records(self, records: Iterable[Record]) -> None:
+        for record in records:
+            topic = FACT_TOPIC_OF[record.name].name
+            place = EntryId(record.position, 0)
+            if place > self._tail.cursors[topic]:
+                self._tail.apply(topic, place, record.fact())
+
+    async def snapshot(self) -> None:
+        """Take the view anew, in one step: a new snapshot never shows less than the old one."""
+        assert self._database is not None
+        tail, seen_at = self._tail, time.monotonic()
+        taken = await take(self._database, tail.views, tail.topics, tail.projections)
+        for name, rows in taken.rows.items():
+            tail.views[name].load(rows)
+        tail.log_id, tail.cursors, tail.parked = taken.log_id, taken.cursors, taken.parked
+        tail.snapshots += 1
+        self._last_at = 0
+        self._resnapshot = False
+        self._apply_records(taken.records)
+        for reloaded in tail.reloaded:
+            reloaded()
+        await tail.moved(taken.end, seen_at)
+
+    # --- connections ---------------------------------------------------------------------------
+
+    async def connect_database(self) -> None:
+        """Connect for reading and for listening."""
+        await self._close_database()
+        url = self._tail.database_url
+        connect_pg = AsyncConnection.connect
+        self._database = await self._stack.enter_async_context(
+            await connect_pg(url, autocommit=True, connect_timeout=2)
+        )
+        listening = await self._stack.enter_async_context(
+            await connect_pg(url, autocommit=True, connect_timeout=2)
+        )
+        await listening.execute(f"LISTEN {LOG_CHANNEL}")
+        await listening.execute(f"LISTEN {PARKED_CHANNEL}")
+        self._listening = asyncio.create_task(self._listen(listening), name="tail-listen")
+        self._stack.push_async_callback(cancelled, self._listening)
+
+    async def _close_database(self) -> None:
+        with suppress(psycopg.Error, OSError):
+            await self._stack.aclose()
+        self._stack = AsyncExitStack()
+        self._database = None
+
+    async def _listen(self, connection: AsyncConnection[Any]) -> None:
+        with suppress(psycopg.Error):
+            async for notify in connection.notifies():
+                if notify.channel == PARKED_CHANNEL:
+                    self.retake()
+                elif self._notified is None:
+                    self._notified = (int(notify.payload), time.monotonic() + GRACE_SECONDS)
+                else:
+                    self._notified = (int(notify.payload), self._notified[1])
+                self._tail.wake.set()
