@@ -51,7 +51,9 @@ async def _page(limit: Annotated[int, Query(ge=1, le=500)] = 200, cursor: Cursor
     return Page(limit, decode_cursor(cursor) if cursor is not None else None)
 
 
-async def _log_page(limit: Annotated[int, Query(ge=1, le=1000)] = 100, cursor: Cursor = None) -> Page:
+async def _log_page(
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100, cursor: Cursor = None
+) -> Page:
     return await _page(limit, cursor)
 
 
