@@ -13,7 +13,6 @@ from caracal.errors import Forbidden, Unauthenticated
 from caracal.mandate import (
     Claims,
     InvalidMandate,
-    Unverified,
     VerificationKey,
     anchors_of,
     numeric_date,
@@ -35,7 +34,11 @@ class Principal:
 
     claims: Claims = field(repr=False)
     anchors: frozenset[str]
-    expires_at: int
+
+    @property
+    def expires_at(self) -> int:
+        """Return when the token ends, Unix seconds."""
+        return int(self.claims["exp"])
 
     @property
     def sid(self) -> str:
@@ -58,12 +61,19 @@ class Principal:
         return bool(self.subject) and self.subject == other.subject and len(clients) <= 1
 
 
+@dataclass(frozen=True, slots=True)
+class _Proof:
+    kid: str
+    key: VerificationKey
+    principal: Principal
+
+
 class Proofs:
-    """Proves tokens. A signature once proven by a key stays proven; all else is checked anew."""
+    """Proves tokens. What a key has once proven stays proven; times and anchors change."""
 
     def __init__(self, issuer: str, size: int = _PROOFS) -> None:
         self._issuer, self._size = issuer, size
-        self._proven: OrderedDict[str, tuple[VerificationKey, Unverified]] = OrderedDict()
+        self._proven: OrderedDict[str, _Proof] = OrderedDict()
 
     def principal(self, token: str, zone: ZoneView, now: float, kind: Kind) -> Principal:
         """Return who ``token`` speaks of; rows 3 and 4 (5) of the validation order.
@@ -78,17 +88,16 @@ class Proofs:
             Refused: 401 ``invalid_token``; 403 without ``sid`` or with an ended anchor.
         """
         try:
-            claims = self._claims(token, zone)
-            anchors = anchors_of(claims)
-            expires_at = self._check(claims, zone.id, now)
+            proof = self._known(token, zone) or self._proved(token, zone)
+            _check_times(proof.principal.claims, now)
         except InvalidMandate:
             error = Unauthenticated("invalid_token", f"invalid {kind}_token")
             raise Refused(error, f"{kind}_token_invalid") from None
-        if not isinstance(claims.get("sid"), str) or not claims["sid"]:
+        if not _is_text(proof.principal.claims, "sid"):
             raise Refused(Forbidden("invalid_token", "the token has no sid"), "session_invalid")
-        if zone.barred(anchors):
+        if zone.barred(proof.principal.anchors):
             raise denied("session revoked", "session_invalid")
-        return Principal(claims, anchors, expires_at)
+        return proof.principal
 
     def knows_key(self, token: str, zone: ZoneView) -> bool:
         """Say whether the zone has the key that ``token`` names; a malformed one names none."""
@@ -97,34 +106,37 @@ class Proofs:
         except InvalidMandate:
             return True
 
-    def _claims(self, token: str, zone: ZoneView) -> Claims:
-        keys = zone.verification_keys()
-        known = self._proven.get(token)
-        if known is not None:
-            key, parts = known
-            # The very key object: a rotated or foreign key of the same name proves anew.
-            if keys.get(parts.kid) is key:
-                self._proven.move_to_end(token)
-                return parts.claims
-        parts = peek(token)
-        claims = verify(parts, keys)
-        self._proven[token] = keys[parts.kid], parts
-        if len(self._proven) > self._size:
-            self._proven.popitem(last=False)
-        return claims
+    def _known(self, token: str, zone: ZoneView) -> _Proof | None:
+        proof = self._proven.get(token)
+        if proof is None or proof.principal.claims["zone_id"] != zone.id:
+            return None
+        # The very key object: one that was retired, or another of its name, proves nothing.
+        if zone.verification_keys().get(proof.kid) is not proof.key:
+            return None
+        self._proven.move_to_end(token)
+        return proof
 
-    def _check(self, claims: Claims, zone_id: str, now: float) -> int:
-        expires_at, issued_at = numeric_date(claims, "exp"), numeric_date(claims, "iat")
-        if expires_at is None or expires_at + LEEWAY <= now:
-            raise InvalidMandate("expired")
-        if issued_at is not None and issued_at > now + LEEWAY:
-            raise InvalidMandate("issued in the future")
-        expected = {"iss": self._issuer, "aud": [self._issuer], "zone_id": zone_id}
+    def _proved(self, token: str, zone: ZoneView) -> _Proof:
+        keys, parts = zone.verification_keys(), peek(token)
+        claims = verify(parts, keys)
+        expected = {"iss": self._issuer, "aud": [self._issuer], "zone_id": zone.id}
         if any(claims.get(name) != value for name, value in expected.items()):
             raise InvalidMandate("not a token of this zone")
         if claims.get("use") != "ambient" or not all(_is_text(claims, name) for name in _TEXTS):
             raise InvalidMandate("not an ambient token")
-        return int(expires_at)
+        principal = Principal(claims, anchors_of(claims))
+        self._proven[token] = proof = _Proof(parts.kid, keys[parts.kid], principal)
+        if len(self._proven) > self._size:
+            self._proven.popitem(last=False)
+        return proof
+
+
+def _check_times(claims: Claims, now: float) -> None:
+    expires_at, issued_at = numeric_date(claims, "exp"), numeric_date(claims, "iat")
+    if expires_at is None or expires_at + LEEWAY <= now:
+        raise InvalidMandate("expired")
+    if issued_at is not None and issued_at > now + LEEWAY:
+        raise InvalidMandate("issued in the future")
 
 
 def _is_text(claims: Claims, name: str) -> bool:
