@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -42,6 +43,7 @@ _COUNT = 500
 _BLOCK_MS = 1000
 _FENCED = "CA002"
 _AWAY_SECONDS = 0.25
+_STORE_SECONDS = 0.5  # that a checkpoint may lag while no row changes
 
 Batch = list[tuple[EntryId, Fact]]
 
@@ -117,7 +119,8 @@ class _Applying:
         self._rings, self._counters = runner.rings, runner.counters
         self._connection, self._redis = connection, redis
         self._log = LogReader(connection)
-        self._cursor = cursor
+        self._cursor = self._stored = cursor
+        self._next_store = 0.0
 
     @classmethod
     async def open(cls, runner: Runner, stack: AsyncExitStack) -> _Applying:
@@ -151,6 +154,7 @@ class _Applying:
                 start = ">"
             else:  # a second of silence: has the end of the topic been lost?
                 await self.fill(idle=True)
+                await self._store(self._cursor)
 
     async def _read(self, start: str) -> list[RawEntry]:
         name, group = self._topic.name, self._projection.group
@@ -232,7 +236,7 @@ class _Applying:
             return
         try:
             operations = [op for _, fact in batch for op in self._projection.reduce(fact)]
-            await self._commit(batch[-1][0], operations)
+            await self._store(batch[-1][0], operations)
         except (psycopg.OperationalError, psycopg.InterfaceError, RedisError, OSError):
             raise
         except Exception:  # noqa: BLE001 - a reducer's bug: find which event, park its aggregate
@@ -241,6 +245,16 @@ class _Applying:
         else:
             self._counters.applied += len(batch)
 
+    async def _store(self, place: EntryId, operations: Sequence[Any] = ()) -> None:
+        """Commit rows and checkpoint; what changes no row may wait for what does.
+
+        After a crash it is read again, from the log, and changes no row again.
+        """
+        if operations or (place > self._stored and time.monotonic() >= self._next_store):
+            await self._commit(place, operations)
+        self._cursor = place
+        self._counters.position = place.position
+
     async def _commit(self, place: EntryId, operations: Sequence[Any]) -> None:
         try:
             async with self._connection.pipeline(), self._connection.transaction():
@@ -248,12 +262,12 @@ class _Applying:
                 await sql.apply(self._connection, operations)
         except psycopg.DatabaseError as error:
             raise _fenced(error) from error
-        self._moved(place)
+        self._stored, self._next_store = place, time.monotonic() + _STORE_SECONDS
 
     async def _advance(self, place: EntryId) -> None:
         await self._connection.execute(
             "SELECT advance_checkpoint(%s, %s, %s, %s, %s, %s)",
-            (self._projection.name, self._topic.name, *self._cursor, *place),
+            (self._projection.name, self._topic.name, *self._stored, *place),
             prepare=True,
         )
 
@@ -267,10 +281,7 @@ class _Applying:
         except psycopg.DatabaseError as error:
             raise _fenced(error) from error
         self._counters.applied += 1
-        self._moved(place)
-
-    def _moved(self, place: EntryId) -> None:
-        self._cursor = place
+        self._stored = self._cursor = place
         self._counters.position = place.position
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
@@ -34,7 +34,7 @@ class Waiter:
                 place = (projection.name, FACT_TOPIC_OF[name].name)
                 self._readers.setdefault(name, []).append(place)
         self._positions: dict[Place, int] = {}
-        self._moved = asyncio.Condition()
+        self._waiting: dict[Place, set[_Wait]] = {}
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -71,15 +71,21 @@ class Waiter:
         return await self.applied(Saved(tuple((at, name) for name, at, _ in rows if at)), timeout)
 
     async def _reached(self, wanted: Mapping[Place, int], timeout: float) -> bool:
-        def there() -> bool:
-            return all(self._positions.get(place, 0) >= at for place, at in wanted.items())
-
-        if there():
+        missing = {place for place, at in wanted.items() if self._positions.get(place, 0) < at}
+        if not missing:
             return True
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout), self._moved:
-                await self._moved.wait_for(there)
-        return there()
+        wait = _Wait(wanted, missing, asyncio.get_running_loop().create_future())
+        for place in missing:
+            self._waiting.setdefault(place, set()).add(wait)
+        try:
+            async with asyncio.timeout(timeout):
+                await wait.done
+        except TimeoutError:
+            return False
+        finally:
+            for place in wait.missing:
+                self._waiting[place].discard(wait)
+        return True
 
     async def _run(self) -> None:
         while True:
@@ -95,13 +101,28 @@ class Waiter:
             await connection.execute(f"LISTEN {CHECKPOINT_CHANNEL}")  # before reading: no gap
             cursor = await connection.execute("SELECT projection, topic, position FROM checkpoints")
             for projection, topic, position in await cursor.fetchall():
-                self._positions[projection, topic] = position
-            await self._tell()
+                self._moved((projection, topic), position)
             async for notify in connection.notifies():
                 projection, topic, position = notify.payload.split(" ")
-                self._positions[projection, topic] = int(position)
-                await self._tell()
+                self._moved((projection, topic), int(position))
 
-    async def _tell(self) -> None:
-        async with self._moved:
-            self._moved.notify_all()
+    def _moved(self, place: Place, position: int) -> None:
+        self._positions[place] = position
+        waiting = self._waiting.get(place, set())
+        for wait in [wait for wait in waiting if wait.wanted[place] <= position]:
+            waiting.discard(wait)
+            wait.reached(place)
+
+
+@dataclass(eq=False, slots=True)
+class _Wait:
+    """One who waits; woken once, when all places are where they should be."""
+
+    wanted: Mapping[Place, int]
+    missing: set[Place]
+    done: asyncio.Future[None]
+
+    def reached(self, place: Place) -> None:
+        self.missing.discard(place)
+        if not self.missing and not self.done.done():
+            self.done.set_result(None)
