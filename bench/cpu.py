@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,19 +30,24 @@ def _stat(pid: int) -> _Stat | None:
     return _Stat(int(fields[_PPID]), own / _TICKS, ended / _TICKS)
 
 
-def children(pid: int) -> Iterator[int]:
-    """Yield the children of a process."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and (stat := _stat(int(entry.name))) and stat.parent == pid:
-            yield int(entry.name)
+def children(pid: int) -> list[int]:
+    """Return the children of a process."""
+    return [child for child, stat in _all().items() if stat.parent == pid]
 
 
-def tree_seconds(pid: int) -> float:
+def _all() -> dict[int, _Stat]:
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return {pid: stat for pid in pids if (stat := _stat(pid)) is not None}
+
+
+def tree_seconds(pid: int, known: Mapping[int, _Stat] | None = None) -> float:
     """Return the CPU seconds of a process and all below it, ended ones included."""
-    stat = _stat(pid)
+    known = known if known is not None else _all()
+    stat = known.get(pid)
     if stat is None:
         return 0.0
-    return stat.own + stat.ended_children + sum(tree_seconds(child) for child in children(pid))
+    below = [child for child, other in known.items() if other.parent == pid]
+    return stat.own + stat.ended_children + sum(tree_seconds(child, known) for child in below)
 
 
 def name_of(pid: int) -> str:
@@ -58,7 +63,8 @@ def name_of(pid: int) -> str:
 
 def by_name(pids: Mapping[str, int]) -> dict[str, float]:
     """Return CPU seconds by name."""
-    return {name: tree_seconds(pid) for name, pid in pids.items()}
+    known = _all()
+    return {name: tree_seconds(pid, known) for name, pid in pids.items()}
 
 
 def machine_busy() -> tuple[float, float]:

@@ -50,7 +50,7 @@ async def visible(setting: Setting) -> Row:
                 await asyncio.sleep(pause)
             tasks.append(asyncio.create_task(change(number, due)))
         await asyncio.gather(*tasks)
-        used, own = meter.used(), time.process_time() - cpu
+        own, used = time.process_time() - cpu, meter.used()
         busy, total = meter.machine()
     finally:
         await waiter.stop()
