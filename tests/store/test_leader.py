@@ -27,6 +27,7 @@ async def other(database_url: str) -> AsyncIterator[AsyncConnection[Any]]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leader, "SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr(leader, "_ASK_SECONDS", 0.05)
 
 
 def signs(values: Any) -> tuple[Sign, list[object]]:
@@ -52,7 +53,7 @@ async def test_a_free_lock_is_taken(
     assert await Leadership(db, key, sign).wait()
     assert not await Leadership(other, key, sign).wait()  # held, and silent
     await db.close()
-    await eventually(lambda: Leadership(other, key, sign)._try_lock())
+    await eventually(lambda: Leadership(other, key, sign).wait())
 
 
 @pytest.mark.parametrize("values", [itertools.count(), itertools.repeat(Leadership.IDLE)])
@@ -62,7 +63,7 @@ async def test_a_leader_that_works_or_has_nothing_to_do_is_left_alone(
     sign, told = signs(values)
     assert await Leadership(db, 77, sign).wait()
     standby = asyncio.create_task(Leadership(other, 77, sign).wait())
-    await eventually(lambda: asked(told, 20))  # every 50 ms
+    await eventually(lambda: asked(told, 20))  # about a second
     assert not standby.done()
     await db.close()
     assert await standby

@@ -6,15 +6,15 @@ without it when the leader holds it but has fallen silent (stopped, hung, cut of
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import psycopg
 from psycopg import AsyncConnection
 
 SILENCE_SECONDS = 2.0
-_ASK_SECONDS = 0.05
+_ASK_SECONDS = 0.5
 
 
 class Leadership:
@@ -37,8 +37,7 @@ class Leadership:
     async def wait(self) -> bool:
         """Return True when the lock is ours, False when its holder has been silent for 2 s."""
         seen, since = await self._sign(), time.monotonic()
-        while not await self._try_lock():
-            await asyncio.sleep(_ASK_SECONDS)
+        while not await self._lock():
             sign = await self._sign()
             if sign != seen or sign is self.IDLE:
                 seen, since = sign, time.monotonic()
@@ -46,12 +45,14 @@ class Leadership:
                 return False
         return True
 
-    async def _try_lock(self) -> bool:
-        call = (
-            "pg_try_advisory_lock(hashtextextended(%s, 0))"
-            if isinstance(self._key, str)
-            else "pg_try_advisory_lock(%s)"
-        )
-        cursor = await self._connection.execute(f"SELECT {call}", (self._key,))
-        row = await cursor.fetchone()
-        return bool(row and row[0])
+    async def _lock(self) -> bool:
+        """Wait a little for the lock: in the server, so it comes at once when its holder dies."""
+        key = "hashtextextended(%s, 0)" if isinstance(self._key, str) else "%s"
+        try:
+            await self._connection.execute(
+                f"SELECT set_config('lock_timeout', %s, true), pg_advisory_lock({key})",
+                (f"{_ASK_SECONDS * 1000:.0f}ms", self._key),
+            )
+        except psycopg.errors.LockNotAvailable:
+            return False
+        return True
