@@ -16,8 +16,9 @@ from pathlib import Path
 from signal import Signals
 from weakref import WeakKeyDictionary
 
-from caracal.errors import InternalError
-from caracal.policy.text import invalid, sanity
+from caracal.errors import InternalError, Unprocessable
+from caracal.policy.reasons import invalid
+from caracal.policy.text import sanity
 
 __all__ = ["MANIFEST_TIMEOUT", "TIMEOUT", "check_manifest", "check_policy", "sanity"]
 
@@ -61,16 +62,16 @@ async def check_manifest(
     """
     texts = [sanity(content) for content in contents]
     async with _slot():
-        reason = await _inspected(texts, timeout)
-    if reason is not None:
-        raise invalid(reason)
+        refusal = await _inspected(texts, timeout)
+    if refusal is not None:
+        raise refusal
 
 
 def _slot() -> asyncio.Semaphore:
     return _slots.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(_PARALLEL))
 
 
-async def _inspected(texts: Sequence[str], timeout: float) -> str | None:
+async def _inspected(texts: Sequence[str], timeout: float) -> Unprocessable | None:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-I", "-c", _START, _ROOT),
@@ -83,7 +84,7 @@ async def _inspected(texts: Sequence[str], timeout: float) -> str | None:
         work = process.communicate(json.dumps([*enumerate(texts)]).encode())
         output, _ = await asyncio.wait_for(work, timeout)
     except TimeoutError:
-        return "evaluation_timeout"
+        return invalid("evaluation_timeout")
     finally:
         await _end(process)
     return _answer(output, process.returncode)
@@ -101,11 +102,11 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     await process.wait()
 
 
-def _answer(output: bytes, code: int | None) -> str | None:
-    """The reason the process gave, or what its death says."""
+def _answer(output: bytes, code: int | None) -> Unprocessable | None:
+    """The refusal the process gave, or what its death says."""
     if code == 0:
-        answer = json.loads(output.splitlines()[-1])["reason"]
-        return None if answer is None else str(answer)
+        told = json.loads(output.splitlines()[-1])["refusal"]
+        return None if told is None else Unprocessable("invalid_rego", told[1], detail=told[0])
     if code is not None and code < 0:
-        return "nesting_too_deep" if -code == Signals.SIGSEGV else "evaluation_timeout"
+        return invalid("nesting_too_deep" if -code == Signals.SIGSEGV else "evaluation_timeout")
     raise InternalError("the process that checks policies failed")

@@ -190,6 +190,8 @@ def _decision(text: str) -> Decision:
     status = _word(result.get("evaluation_status"), "error")
     complete = status == "complete"
     diagnostics = _items(result.get("diagnostics"), dict)
+    if "evaluation_status" not in result:
+        diagnostics.append({"reason": "the result has no evaluation_status"})
     return Decision(
         allowed=complete and decision == "allow",
         decision=decision,

@@ -12,8 +12,9 @@ from itertools import chain
 from caracal.policy.builtins import ALLOWED, is_builtin
 from caracal.policy.module import Module, Rule, local
 from caracal.policy.negation import permissive
+from caracal.policy.reasons import invalid
 from caracal.policy.syntax import Ref, ref, walk
-from caracal.policy.text import PACKAGE, invalid
+from caracal.policy.text import PACKAGE
 
 MAX_CHAIN = 64
 

@@ -1,8 +1,8 @@
 """The part of the upload check that lets the engine see the policy: a process that may die.
 
 Reads ``[[name, content], …]`` as JSON from standard input; the last line it writes is
-``{"reason": …}``. Started by ``check.py`` in isolated mode with nothing of the parent's
-environment.
+``{"refusal": …}``, null or reason and sentence. Started by ``check.py`` in isolated mode with
+nothing of the parent's environment.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import regorus
 
 from caracal.errors import Unprocessable
 from caracal.policy.module import Module
+from caracal.policy.reasons import invalid
 from caracal.policy.rules import inspect
 from caracal.policy.samples import SAMPLES
-from caracal.policy.text import invalid
 
 MAX_MEMORY = 1 << 30
 MAX_CPU_SECONDS = 2
@@ -32,24 +32,27 @@ QUERY = "data.caracal.authz.result"
 _TAB = 4
 
 _PLACE = re.compile(r"--> (\d+):(\d+):(\d+)$", re.MULTILINE)
+_SAID = re.compile(r"^error: (.+)$", re.MULTILINE)
+_MODULE = re.compile(r"\bat \d+:(?=\d+:\d+)")
 
 
 def main() -> None:
     """Entry of the process."""
     modules = json.load(sys.stdin)
     _limit(MAX_CPU_SECONDS + len(modules) // 64)
+    refusal = None
     try:
         _check(modules)
-        reason = None
-    except Unprocessable as refusal:
-        reason = refusal.extras["detail"]
+    except Unprocessable as found:
+        refusal = found
     except RecursionError:
-        reason = "nesting_too_deep"
+        refusal = invalid("nesting_too_deep")
     except BaseException as error:
         if not _is_exhaustion(error):
             raise
-        reason = "evaluation_timeout"
-    sys.stdout.write(json.dumps({"reason": reason}))
+        refusal = invalid("evaluation_timeout")
+    told = None if refusal is None else [refusal.extras["detail"], refusal.description]
+    sys.stdout.write(json.dumps({"refusal": told}))
 
 
 def _is_exhaustion(error: BaseException) -> bool:
@@ -83,11 +86,18 @@ def _run(contents: Sequence[str], call: Any, *arguments: str) -> None:
     try:
         call(*arguments)
     except RuntimeError as error:
-        found = _PLACE.search(str(error))
-        if found is None:
-            raise invalid("syntax_error:1:1") from None
-        lines = contents[int(found[1])].split("\n")
-        raise invalid(f"syntax_error:{_position(lines, int(found[2]), int(found[3]))}") from None
+        raise _complaint(contents, str(error)) from None
+
+
+def _complaint(contents: Sequence[str], text: str) -> Unprocessable:
+    place, said = _PLACE.search(text), _SAID.search(text)
+    if place is None:
+        return invalid("syntax_error:1:1")
+    lines = contents[int(place[1])].split("\n")
+    where = _position(lines, int(place[2]), int(place[3]))
+    # The engine's places begin with the number of the module.
+    words = _MODULE.sub("at ", said[1]) if said is not None else ""
+    return invalid(f"syntax_error:{where}", words)
 
 
 def _position(lines: list[str], line: int, column: int) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from caracal.errors import Unprocessable
+from caracal.policy.reasons import invalid
 
 MAX_BYTES = 64 * 1024
 MAX_DEPTH = 10
@@ -21,11 +21,6 @@ _CLOSES = {")": "(", "]": "[", "}": "{"}
 _IDENT = r"[A-Za-z_][A-Za-z0-9_]*"
 _PACKAGE = re.compile(r"\s*package(?![A-Za-z0-9_])[^\S\n]*([^\s;]*)")
 _PACKAGE_NAME = re.compile(rf"{_IDENT}(?:\.{_IDENT})*")
-
-
-def invalid(reason: str) -> Unprocessable:
-    """422 ``invalid_rego`` with its reason in ``detail`` (control-plane.md section 6)."""
-    return Unprocessable("invalid_rego", "The policy is refused.", detail=reason)
 
 
 def sanity(content: str | bytes) -> str:

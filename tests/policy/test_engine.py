@@ -98,6 +98,16 @@ def test_only_a_complete_allow_allows(
     assert (found.allowed, found.decision, found.evaluation_status) == (allowed, decision, status)
 
 
+def test_a_result_without_status_says_so() -> None:
+    engines = PolicyEngines(1 << 20)
+    content = HEAD + 'result := {"decision": "allow", "diagnostics": [{"a": 1}]}'
+    found = engines.evaluate(Bundle("0" * 64, (("p", content),)), {})
+    assert found == Decision(
+        *(False, "allow", "error"),
+        diagnostics=[{"a": 1}, {"reason": "the result has no evaluation_status"}],
+    )
+
+
 @pytest.mark.parametrize("result", [None, True, 1, "allow", ["allow"], [ALLOW]])
 def test_a_result_of_another_kind_is_an_error(result: object) -> None:
     assert returning(result) == FAILED

@@ -83,7 +83,8 @@ async def check_contract(call: Call, zone_id: str, contents: Sequence[str], code
     try:
         await check_rego(*contents)
     except Unprocessable as refusal:
-        raise broken(code, refusal.extras["detail"]) from None
+        why = f"the manifest is refused: {refusal.description}"
+        raise Unprocessable(code, why, detail=refusal.extras["detail"]) from None
     async with call.database() as db:
         public = await public_application_ids(db, zone_id)
     if (named := named_in(public, "\n".join(contents))) is not None:
