@@ -45,8 +45,7 @@ def prepare_servers(settings: Settings) -> None:
     try:
         outdated = prepare(settings.database_url)
     except psycopg.OperationalError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise StartError(f"the server of DATABASE_URL does not answer: {reason}") from error
+        raise _as_start_error(error) from error
     try:
         with redis.Redis.from_url(settings.redis_url) as client:
             client.ping()
@@ -54,6 +53,13 @@ def prepare_servers(settings: Settings) -> None:
         raise StartError(f"the server of REDIS_URL does not answer: {error}") from error
     for name in outdated:
         print(f"caracal: read model {name} is outdated: caracal rebuild {name}", file=sys.stderr)  # noqa: T201
+
+
+def _as_start_error(error: StartError | psycopg.OperationalError) -> StartError:
+    if isinstance(error, StartError):
+        return error
+    reason = str(error).strip().splitlines()[0]
+    return StartError(f"the server of DATABASE_URL does not answer: {reason}")
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -173,9 +179,11 @@ class _Startup:
 
         try:
             await self._app(scope, receive, hold_failure)
-        except StartError as error:
-            self.refusal = error
-            await send({"type": "lifespan.startup.failed", "message": error.description})
+        except (StartError, psycopg.OperationalError) as error:
+            if isinstance(error, psycopg.OperationalError) and not failures:
+                raise  # it had started
+            self.refusal = _as_start_error(error)
+            await send({"type": "lifespan.startup.failed", "message": self.refusal.description})
         finally:
             if self.refusal is None and failures:
                 await send(failures[0])

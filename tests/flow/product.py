@@ -55,7 +55,7 @@ class Product:
         self._nursery = nursery
         self._ports = {name: nursery.reserve() for name in PROCESSES}
         self._pids: dict[str, int] = {}
-        self._settings = self._common() | settings
+        self.settings = self._common() | settings
 
     def _common(self) -> dict[str, str]:
         return {
@@ -83,7 +83,7 @@ class Product:
     def start(self, *names: str) -> None:
         """Start processes; they are not ready yet."""
         for name in names:
-            settings = self._settings | {"PORT": str(self._ports[name])}
+            settings = self.settings | {"PORT": str(self._ports[name])}
             self._pids[name] = self._nursery.fork(PROCESSES[name], settings, self._log(name))
 
     def _log(self, name: str) -> Path:
@@ -91,8 +91,11 @@ class Product:
 
     def kill(self, *names: str) -> None:
         """End processes by SIGKILL; they are gone when this returns."""
+        alive = self._nursery.running()
         for name in names:
-            os.kill(self._pids.pop(name), signal.SIGKILL)
+            pid = self._pids.pop(name)
+            if str(self._log(name)) in alive:  # else its id may be another's by now
+                os.kill(pid, signal.SIGKILL)
         limit = time.monotonic() + _LIMIT
         logs = {str(self._log(name)) for name in names}
         while logs & self._nursery.running():

@@ -5,6 +5,9 @@ A row of the table in the design, section 1.5, is a test here.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -229,13 +232,14 @@ async def test_without_postgres_all_refuse_once_nobody_knows_what_was_revoked(
 
             assert_later(await until(list_zones, 503, "unavailable"), 503, "unavailable")
             assert_later(await application(tenant), 503, "unavailable")
-            reason = "postgres_unreachable"
-            await assert_ready(product, api=reason, sts=reason, gateway=reason)
+            await assert_ready(product, api="postgres_unreachable")
 
             for ask in (tenant.mint, tenant.call):
                 answer = await until(lambda ask=ask: ask(token), 503, "state_stale")
                 assert_later(answer, 503, "state_stale")
             assert_later(await tenant.exchange(), 503, "state_stale")
+            stale = "revocation_snapshot_stale"
+            await assert_ready(product, sts="state_stale", gateway=stale)
             await ended
             assert stream.trailers == {"x-caracal-stale": "true"}
             calls = upstream.calls
@@ -288,3 +292,21 @@ async def test_an_sts_that_hangs_is_not_waited_for(
         assert (answer.status, answer.code) == (504, "sts_unavailable")
         assert upstream.calls == calls
     assert (await tenant.call(token)).status == 200
+
+
+@pytest.mark.parametrize("service", ["sts", "gateway"])
+def test_a_start_without_postgres_is_refused_in_one_line(product: Product, service: str) -> None:
+    nobody = {"DATABASE_URL": "postgresql://127.0.0.1:9/caracal", "PORT": "0"}
+    program = "from caracal.cli import main; main()"
+    ended = subprocess.run(
+        [sys.executable, "-c", program, "serve", service],
+        env=os.environ | product.settings | nobody,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert ended.returncode == 2
+    said = [line for line in ended.stderr.splitlines() if line.startswith("caracal: ")]
+    assert said == ended.stderr.splitlines()[-1:]
+    assert said[0].startswith("caracal: the server of DATABASE_URL does not answer: ")
+    assert "Traceback" not in ended.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import psycopg
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
@@ -21,6 +22,9 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(CaracalError, _answer)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
+    for lost in (psycopg.OperationalError, psycopg.InterfaceError):
+        app.add_exception_handler(lost, _answer)
+    app.add_exception_handler(Exception, _answer)  # else Starlette's own text; it raises anyway
 
 
 def _answer(request: Request, error: Exception) -> Response:
