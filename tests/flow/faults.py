@@ -1,0 +1,144 @@
+"""What happens to the product while it works: one fault after the other, by the dice."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+
+import psycopg
+from psycopg import AsyncConnection
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from caracal.events.topics import AUDIT
+from tests.flow.product import Product
+from tests.flow.tampering import FACT_TOPICS, TAMPERINGS, Tampering
+
+Fault = Callable[[], Awaitable[None]]
+_WORKERS = ("worker", "worker2")
+
+
+class Faults:
+    """Strikes and mends. Each fault leaves all at work again, though not yet recovered.
+
+    A service that was killed is waited for: it may not start while a server is gone.
+    ``evidence_kept`` waits until the ledger holds every decision so far: a decision is lost when
+    its writer *and* Redis lose their memory within the window that the docs name.
+    """
+
+    def __init__(
+        self, product: Product, dice: random.Random, evidence_kept: Callable[[], Awaitable[object]]
+    ) -> None:
+        self._product, self._dice, self._evidence_kept = product, dice, evidence_kept
+        self._writer_died = False
+
+    def all(self) -> dict[str, Fault]:
+        """Return every fault by its name."""
+        killed = ("api", "api2", "sts", "gateway", "workers")
+        tampered = {each.__name__: partial(self._tamper, each) for each in TAMPERINGS}
+        return {
+            **{f"kill {name}": partial(self._kill, name) for name in killed},
+            **{f"topic {name}": fault for name, fault in tampered.items()},
+            "kill redis": self._kill_redis,
+            "kill postgres": self._kill_postgres,
+            "kill both servers": self._kill_both,
+            "flushall": self._flush,
+            "audit trimmed": self._trim_audit,
+            "worker paused": self._pause,
+            "worker paused long": partial(self._pause, 2.5),
+            "second worker": self._second_worker,
+            "one worker": self._one_worker,
+        }
+
+    async def _hold(self, longest: float = 0.6) -> None:
+        await asyncio.sleep(self._dice.uniform(0.05, longest))
+
+    def _worker(self) -> str:
+        return self._dice.choice([name for name in _WORKERS if name in self._product.running])
+
+    async def _kill(self, name: str) -> None:
+        if name == "workers":
+            names = [each for each in _WORKERS if each in self._product.running]
+        else:
+            names = [name]
+            self._writer_died |= name in ("sts", "gateway")
+        self._product.kill(*names)
+        await self._hold()
+        await self._start(*names)
+
+    async def _kill_redis(self) -> None:
+        await self._before_redis_forgets()
+        self._product.kill_redis()
+        await self._hold()
+        self._product.servers.restart_valkey()
+
+    async def _kill_postgres(self) -> None:
+        self._product.kill_postgres()
+        await self._hold()
+        self._product.servers.restart_postgres()
+
+    async def _kill_both(self) -> None:
+        await self._before_redis_forgets()
+        self._product.kill_postgres()
+        self._product.kill_redis()
+        await self._hold()
+        self._product.servers.restart_valkey()
+        await self._hold()
+        self._product.servers.restart_postgres()
+
+    async def _flush(self) -> None:
+        await self._before_redis_forgets()
+        async with self._redis() as redis:
+            await redis.flushall()
+
+    async def _trim_audit(self) -> None:
+        await self._before_redis_forgets()
+        async with self._redis() as redis:
+            await redis.xtrim(AUDIT, maxlen=0, approximate=False)
+
+    async def _tamper(self, tampering: Tampering) -> None:
+        async with self._redis() as redis:
+            for topic in self._dice.sample(FACT_TOPICS, 3):
+                with suppress(ResponseError):  # the relay was faster: that id is no longer free
+                    await tampering(redis, topic, self._dice)
+                await self._hold(0.2)
+
+    async def _pause(self, longest: float = 0.8) -> None:
+        with self._product.paused(self._worker()):
+            await self._hold(longest)
+
+    async def _second_worker(self) -> None:
+        await self._start(*(name for name in _WORKERS if name not in self._product.running))
+
+    async def _one_worker(self) -> None:
+        if all(name in self._product.running for name in _WORKERS):
+            self._product.kill(self._dice.choice(_WORKERS))
+        await self._hold()
+
+    async def _start(self, *names: str) -> None:
+        self._product.start(*names)
+        for name in names:
+            await self._product.ready(name)
+
+    async def _before_redis_forgets(self) -> None:
+        if self._writer_died:
+            await self._evidence_kept()
+            self._writer_died = False
+
+    def _redis(self) -> Redis:
+        return Redis.from_url(self._product.servers.redis_url)
+
+
+async def vacuum(database_url: str) -> None:
+    """VACUUM for ever, on a connection that may be lost."""
+    while True:
+        try:
+            async with await AsyncConnection.connect(database_url, autocommit=True) as connection:
+                while True:
+                    await connection.execute("VACUUM (ANALYZE)")
+                    await asyncio.sleep(0.1)
+        except psycopg.Error:
+            await asyncio.sleep(0.1)
