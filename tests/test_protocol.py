@@ -593,6 +593,46 @@ def test_other_upgrades_are_ignored(serve: Serve) -> None:
             assert read_until(sock, b"\r\n\r\n0").startswith(b"HTTP/1.1 200 ")
 
 
+@pytest.mark.parametrize("at_once", [True, False], ids=["at once", "in pieces"])
+@pytest.mark.parametrize("framing", ["content-length", "transfer-encoding"])
+def test_body_behind_an_ignored_upgrade_is_a_body(
+    serve: Serve, framing: str, at_once: bool
+) -> None:
+    hidden = get("/early")
+    length = b"%x\r\n" % len(hidden)
+    field, body = (
+        (f"content-length: {len(hidden)}", hidden)
+        if framing == "content-length"
+        else ("transfer-encoding: chunked", length + hidden + b"\r\n0\r\n\r\n")
+    )
+    upgrade = ("connection: upgrade, http2-settings", "upgrade: h2c", field)
+    head = get("/plain", *upgrade, method="POST")
+    server = serve()
+    with server.connect() as sock:
+        for _ in range(2):
+            if at_once:
+                sock.sendall(head + body + get("/chunks"))
+            else:
+                sock.sendall(head)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                for byte in body:
+                    sock.sendall(bytes([byte]))
+                sock.sendall(get("/chunks"))
+            answers = read_until(sock, b"\r\n0\r\n\r\n")
+            assert answers.count(b"HTTP/1.1 200 ") == 2
+            assert b"\r\n\r\n%d" % len(hidden) in answers
+    assert [scope["path"] for scope in server.app.seen.scopes] == ["/plain", "/chunks"] * 2
+
+
+def test_many_ignored_upgrades_at_once(serve: Serve) -> None:
+    count = 1000
+    server = serve()
+    with server.connect() as sock:
+        sock.sendall(get("/early", "connection: upgrade", "upgrade: h2c") * count)
+        sock.sendall(get("/early", "connection: close"))
+        assert read_all(sock).count(b"HTTP/1.1 200 ") == count + 1
+
+
 def test_concurrency_limit_of_uvicorn_still_holds(serve: Serve) -> None:
     server = serve(limit_concurrency=2)
     with server.connect() as first:

@@ -8,6 +8,7 @@ Used as ``uvicorn.Config(http=protocol_class(...))``; WebSocket upgrades are lef
 from __future__ import annotations
 
 import asyncio
+import sys
 from enum import Enum
 from http import HTTPStatus
 from math import inf
@@ -26,6 +27,7 @@ __all__ = ["CaracalProtocol", "CutConnection", "protocol_class"]
 
 _MAX_DISCARDED = 1 << 20
 _LINGER = 5.0
+_FRAMING = (b"content-length", b"transfer-encoding")
 
 
 class _Stage(Enum):
@@ -53,6 +55,10 @@ class CaracalProtocol(HttpToolsProtocol):
     _too_large = False
     _discarded = 0
     _handed_over = False
+    _data = b""  # at hand
+    _rest: bytes | None = None  # of it, behind the head of an upgrade that is ignored
+    _upgrade_ignored = False
+    _skipping = False  # callbacks: a head that was seen already
     _refused = False
     _deadline = inf
     _read_timer: asyncio.TimerHandle | None = None
@@ -74,7 +80,11 @@ class CaracalProtocol(HttpToolsProtocol):
             return
         self._begun = 0
         before = self._stage
-        super().data_received(data)
+        self._rest = data
+        while self._rest:
+            self._data, self._rest = self._rest, None
+            super().data_received(self._data)
+        self._data = b""
         if self._handed_over or self._refused or self.transport.is_closing():
             return
         if self._stage is _Stage.HEADERS:
@@ -88,7 +98,24 @@ class CaracalProtocol(HttpToolsProtocol):
         super().handle_websocket_upgrade()
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Any other upgrade is ignored (RFC 9110, section 7.8: a server may)."""
+        """Any other upgrade is ignored (RFC 9110, section 7.8: a server may), its body is not.
+
+        The parser takes what follows such a head for the other protocol and then for the next
+        request: whoever writes the body would write requests in the name of the connection.
+        """
+        upgrade = sys.exception()
+        assert isinstance(upgrade, httptools.HttpParserUpgrade)
+        self._rest = self._data[upgrade.args[0] :]
+        self._upgrade_ignored = False
+        framing = [b"%b: %b\r\n" % line for line in self.headers if line[0] in _FRAMING]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        self._skipping = True
+        try:
+            self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(framing))
+        except httptools.HttpParserError:
+            self._rest = None
+            self._refuse(400)
 
     def shutdown(self) -> None:
         super().shutdown()
@@ -97,22 +124,31 @@ class CaracalProtocol(HttpToolsProtocol):
     # -- request
 
     def on_message_begin(self) -> None:
+        if self._skipping:
+            return
         self._stage = _Stage.HEADERS
         self._begun += 1
         self._head_bytes = self._raw_bytes = self._discarded = 0
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
+        if self._skipping:
+            return
         self._count(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._skipping:
+            return
         self._count(len(name) + len(value) + 4)
         # RFC 9110, section 6.5.1: trailer fields are not merged into the headers.
         if self._stage is _Stage.HEADERS:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        if self._skipping:
+            self._skipping = False
+            return
         self._stage = _Stage.BODY
         version = self.parser.get_http_version()
         scope: Any = self.scope
@@ -122,8 +158,10 @@ class CaracalProtocol(HttpToolsProtocol):
             scope["extensions"] = {"http.response.trailers": {}}
             if sum(name == b"host" for name, _ in self.headers) != 1:
                 raise ValueError("not exactly one Host (RFC 9112, section 3.2)")
-        if self.parser.should_upgrade() and self._should_upgrade():
-            return
+        if self.parser.should_upgrade():
+            if self._should_upgrade():
+                return
+            self._upgrade_ignored = True
         self._set_path(scope)
         self._begin(scope, keep_alive=version == "1.1" and self.parser.should_keep_alive())
 
@@ -136,6 +174,8 @@ class CaracalProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self._upgrade_ignored:  # so the parser thinks
+            return
         self._stage = _Stage.IDLE
         super().on_message_complete()
 
