@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
+from caracal import __version__
 from caracal.cli.dead import dead
 from caracal.cli.flow import flow
 from caracal.cli.rebuild import as_of, rebuild
@@ -18,6 +21,23 @@ main = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"caracal {__version__}")
+        raise typer.Exit
+
+
+@main.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
 main.command()(up)
 main.command()(serve)
 main.command()(flow)

@@ -88,7 +88,7 @@ async def _replay(data_dir: Path, aggregate_id: str | None) -> int:
     rows = await _parked(data_dir)
     chosen = [row for row in rows if aggregate_id in (None, row["aggregate_id"])]
     if not chosen:
-        _out.print("There is nothing to replay.")
+        _out.print(f"{aggregate_id} is not parked." if aggregate_id else "Nothing is parked.")
         return 0 if aggregate_id is None else 1
     url = settings_of_running_stack(data_dir).database_url
     failed = 0

@@ -8,12 +8,14 @@ from typing import Annotated
 
 import orjson
 import typer
+from psycopg import AsyncConnection
 from rich.console import Console
 from rich.progress import Progress
 
 from caracal.cli.target import DataDir, settings_of_running_stack
 from caracal.cli.up import DEFAULT_DATA_DIR, exit_code
 from caracal.errors import StartError
+from caracal.events.store.entries import LogReader
 from caracal.projections import PROJECTIONS
 from caracal.projections import rebuild as rebuilding
 from caracal.projections.projection import Projection
@@ -49,7 +51,12 @@ async def _rebuild(name: str, data_dir: Path) -> int:
 
 async def _as_of(name: str, position: int, data_dir: Path) -> int:
     url = settings_of_running_stack(data_dir).database_url
-    for table, rows in (await rebuilding.as_of(url, _named(name), position)).items():
+    projection = _named(name)
+    async with await AsyncConnection.connect(url, autocommit=True) as connection:
+        end = await LogReader(connection).end()
+    if position > end:
+        raise StartError(f"the log ends at position {end}")
+    for table, rows in (await rebuilding.as_of(url, projection, position)).items():
         for row in rows:
             typer.echo(orjson.dumps({"table": table, **row}).decode())
     return 0

@@ -39,7 +39,7 @@ async def _topics(data_dir: Path) -> int:
         for name, kind in ((HEARTBEAT, "heartbeat"), (AUDIT, "decisions")):
             length, groups = str(await redis.xlen(name)), await _groups(redis, name)
             table.add_row(name, kind, length, "", "", "", groups)
-    Console().print(table)
+    Console(width=200, soft_wrap=True).print(table)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""README's "A governed call, by hand", pasted into a shell beside a running stack."""
+"""README as users follow it, beside a running stack: the call by hand, and "Operate"."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ pytestmark = pytest.mark.flow
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 60  # s
+CARACAL = (sys.executable, "-c", "from caracal.cli import main; main()")
 UPSTREAM = "127.0.0.1:9000"
 WAIT = "i=0; until curl -sf -o /dev/null http://{}; do [ $((i+=1)) -lt 500 ]; sleep 0.02; done\n"
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Path]:
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Return the home directory of a user whose stack is running."""
-    home = tmp_path / "home"
-    home.mkdir()
+    home = tmp_path_factory.mktemp("home")
     process = subprocess.Popen(
-        [sys.executable, "-c", "from caracal.cli import main; main()", "up", "--port-base", "0"],
+        [*CARACAL, "up", "--port-base", "0"],
         env=_environment(home),
         stdout=subprocess.DEVNULL,
         process_group=0,
@@ -86,3 +86,51 @@ def test_the_blocks_work_as_pasted(home: Path, shell: str) -> None:
     assert lines[-3] == "204"
     assert '"session revoked"' in lines[-2]
     assert lines[-1] == "401"
+
+
+MODELS = (
+    "admin_tokens, applications, grants, policies, policy_sets, resources, revocations, sessions,"
+    " signing_keys, zones"
+)
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        ("--version", 0, "caracal "),
+        ("dead list", 0, "Nothing is parked, and there are no dead letters.\n"),
+        ("dead show nobody", 1, "nobody is not parked.\n"),
+        ("dead replay", 0, "Nothing is parked.\n"),
+        ("dead replay nobody", 1, "nobody is not parked.\n"),
+        ("rebuild admin_tokens", 0, "admin_tokens stands at position "),
+        ("rebuild zonez", 2, f"caracal: there is no read model 'zonez'; there are {MODELS}\n"),
+        ("as-of admin_tokens 1", 0, '{"table":"admin_tokens",'),
+        ("as-of admin_tokens 0", 0, ""),
+        ("as-of zonez 1", 2, f"caracal: there is no read model 'zonez'; there are {MODELS}\n"),
+        ("as-of zones 99999", 2, "caracal: the log ends at position "),
+        ("topics --data-dir none", 2, "caracal: no stack runs in none: start one with "),
+    ],
+)
+def test_the_commands_answer(home: Path, command: str, code: int, said: str) -> None:
+    done = _caracal(home, *command.split())
+    assert done.returncode == code
+    answer = (done.stdout if code != 2 else done.stderr).lstrip("\n")  # a progress bar's
+    assert (answer == said) if said.endswith("\n") or not said else answer.startswith(said)
+
+
+def test_topics_shows_whole_names_in_a_narrow_terminal(home: Path) -> None:
+    lines = _caracal(home, "topics", COLUMNS="60").stdout.splitlines()
+    assert re.search(
+        r"caracal\.applications\.events +facts .* sessions, revocations", "\n".join(lines)
+    )
+
+
+def _caracal(home: Path, *args: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*CARACAL, *args],
+        env=_environment(home) | variables,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
