@@ -42,6 +42,7 @@ _PRIVATE_4 = (
 )
 _PRIVATE_6 = (
     "::/96",  # ::, ::1 and the deprecated IPv4-compatible form
+    "::ffff:0:0:0/96",  # IPv4-translated (RFC 2765, section 2.1)
     "64:ff9b:1::/48",  # NAT64 for local use (RFC 8215)
     "fc00::/7",
     "fe80::/10",

@@ -65,6 +65,14 @@ async def test_slugs_are_unique_among_what_is_not_archived(api: Plane) -> None:
     await api.zone(slug="mine")
 
 
+@pytest.mark.parametrize("start", ["/v1%2fzones/", "/v1/zones%2F", "/v1%2Fzones%2f"])
+async def test_encoded_slashes_lead_past_no_check(api: Plane, start: str) -> None:
+    zone = await api.zone()
+    for path in (f"{start}{zone}", f"{start}{zone}/applications", f"{start}{zone}%2fgrants"):
+        answer = await api.client.get(path)
+        assert (answer.status_code, answer.json()["error"]) == (404, "not_found")
+
+
 async def test_many_writers_and_one_slug(api: Plane) -> None:
     bodies = [{"name": "x", "slug": "contended"}] * 32
     answers = await asyncio.gather(*(api.call("POST", "/zones", body) for body in bodies))

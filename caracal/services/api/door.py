@@ -10,7 +10,7 @@ import re
 from typing import Any
 from urllib.parse import unquote
 
-from caracal.errors import BadInput, Forbidden
+from caracal.errors import BadInput, Forbidden, NotFound
 from caracal.ids import ID_PATTERN
 from caracal.services.api.limits import Limits, client_address
 from caracal.services.api.view import ApiView, invalid_admin_token
@@ -42,6 +42,8 @@ class Door:
         # The server hands over the path decoded once; the raw one tells the segments apart.
         path = scope.get("raw_path", scope["path"].encode()).decode("latin-1").partition("?")[0]
         match = _ZONE.match(path)
+        if match is None and _ZONE.match(scope["path"]):  # its slashes are encoded
+            raise NotFound("not_found", "there is no such route")
         zone_id = unquote(match["zone"]) if match else None
         _check_scope(token, zone_id)
         if match and zone_id is not None:
