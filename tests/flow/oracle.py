@@ -9,7 +9,7 @@ from psycopg import AsyncConnection
 from redis.asyncio import Redis
 
 from caracal.events.record import Record
-from caracal.events.store.entries import EntryId, LogReader
+from caracal.events.store.entries import ZERO, EntryId, LogReader
 from caracal.events.topics import TOPICS, Topic
 from caracal.projections import PROJECTIONS
 from caracal.projections.audit_chain import verify_chain, zones
@@ -17,6 +17,7 @@ from caracal.projections.rebuild import rebuild
 from caracal.projections.runner import checkpoint
 from tests.backbone import eventually, in_log, on_topic
 from tests.flow.product import AUDIT_KEY
+from tests.flow.tampering import end
 from tests.flow.traffic import Book
 
 Db = AsyncConnection[Any]
@@ -48,17 +49,10 @@ async def check_topics(db: Db, redis: Redis) -> None:
         async def sound(topic: Topic = topic) -> bool:
             yielded = dict(await in_log(db, topic))
             found = dict(await on_topic(redis, topic.name))
-            newest = max(map(EntryId.parse, yielded), default=None)
-            return await _end(redis, topic) == newest and found.items() <= yielded.items()
+            newest = max(map(EntryId.parse, yielded), default=ZERO)
+            return await end(redis, topic.name) == newest and found.items() <= yielded.items()
 
         await eventually(sound, seconds=30, what=f"{topic.name} being what the log yields")
-
-
-async def _end(redis: Redis, topic: Topic) -> EntryId | None:
-    if not await redis.exists(topic.name):
-        return None
-    info = await redis.xinfo_stream(topic.name)
-    return EntryId.parse(info["last-generated-id"])
 
 
 async def check_read_models(database_url: str, db: Db, book: Book) -> None:
