@@ -20,6 +20,7 @@ from caracal.errors import StartError
 from caracal.projections.schema import prepare
 from caracal.services.drain import draining
 from caracal.services.protocol import protocol_class
+from caracal.services.proxy_headers import behind_proxy
 from caracal.settings import Service, Settings
 
 ASGIApp = Callable[[Any, Any, Any], Any]
@@ -109,7 +110,7 @@ def serve(app: ASGIApp, settings: Settings, listener: socket.socket) -> int:
 
 def _config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
-        app,
+        behind_proxy(app) if settings.trust_proxy else app,
         loop="uvloop",
         http=protocol_class(
             settings.read_header_timeout, settings.read_timeout, settings.write_timeout
@@ -121,8 +122,7 @@ def _config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         date_header=settings.service != "gateway",  # the upstream's own passes through
-        proxy_headers=settings.trust_proxy,
-        forwarded_allow_ips="*",
+        proxy_headers=False,
         backlog=BACKLOG,
         timeout_keep_alive=int(settings.idle_timeout),
         ssl_certfile=settings.tls_cert_file,
