@@ -166,6 +166,8 @@ class Edge:
             await self._app(scope, receive, send)
             return
         request_id = request_id_of(scope)
+        if scope["method"] == "HEAD":  # RFC 9110, section 9.3.2: the server leaves the body out
+            scope = {**scope, "method": "GET"}
         scope.setdefault("state", {})["request_id"] = request_id
         started = False
 

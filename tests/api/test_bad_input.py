@@ -14,6 +14,7 @@ from jose import jwk
 from tests.api.running import Plane
 from tests.api.test_applications import EC_KEY
 
+NO_OBJECT = "a JSON object is needed, with Content-Type application/json"
 NO_TEXT = (1, True, None, [], {}, "", "\x00", "a\ud800")
 NO_BOOL = (1, 0, "true", None, [], {})
 NO_ID = (1, None, [], {}, "", "a b", "a/b", "a\x00", "é", "a" * 129, "a\n")
@@ -352,7 +353,51 @@ async def test_a_zone_token_in_its_zone(
 
 async def test_other_methods_and_routes(api: Plane, places: dict[str, str]) -> None:
     zone = places["zone"]
-    for path in (f"/zones/{zone}/applications", f"/zones/{zone}/sessions", "/zones"):
-        check(await api.call("PUT", path), 405, "method_not_allowed")
+    for path, methods in (
+        (f"/zones/{zone}/applications", "GET, HEAD, POST"),
+        (f"/zones/{zone}/applications/a", "DELETE, GET, HEAD, PATCH"),
+        (f"/zones/{zone}/policy-sets/a/activate", "POST"),
+        (f"/zones/{zone}/sessions", "GET, HEAD"),
+        ("/zones", "GET, HEAD, POST"),
+    ):
+        answer = await api.call("PUT", path)
+        check(answer, 405, "method_not_allowed")
+        assert answer.headers["allow"] == methods
     for path in ("/nothing", f"/zones/{zone}/nothing", f"/zones/{zone}/applications/"):
         check(await api.call("GET", path), 404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "told"),
+    [
+        (b"name=x", "application/x-www-form-urlencoded", NO_OBJECT),
+        (b'{"name": "x"}', "text/plain", NO_OBJECT),
+        (b"", "application/json", NO_OBJECT),
+        (b"[]", "application/json", NO_OBJECT),
+        (b'{"name": x}', "application/json", "not JSON, seen at character 9"),
+    ],
+)
+async def test_a_body_that_is_no_object_is_told_what_to_be(
+    api: Plane, body: bytes, kind: str, told: str
+) -> None:
+    headers = {"content-type": kind}
+    answer = await api.client.post("/v1/zones", content=body, headers=headers)
+    check(answer, 400, "invalid_zone")
+    assert answer.json()["error_description"] == f"body: {told}"
+    assert answer.json()["issues"] == [{"path": [], "message": told}]
+
+
+async def test_a_validators_own_words(api: Plane, places: dict[str, str]) -> None:
+    body = {"identifier": "a", "scopes": ["b"], "upstream_url": "localhost:9000"}
+    answer = await api.call("POST", f"/zones/{places['zone']}/resources", body)
+    check(answer, 400, "invalid_body")
+    assert answer.json()["error_description"].startswith("upstream_url: must have a host")
+
+
+async def test_head_is_get_without_a_body(api: Plane, places: dict[str, str]) -> None:
+    path = f"/zones/{places['zone']}"
+    asked, got = await api.call("HEAD", path), await api.call("GET", path)
+    assert (asked.status_code, asked.content) == (200, b"")
+    assert asked.headers["content-length"] == got.headers["content-length"]
+    absent = await api.call("HEAD", "/zones/unknown")
+    assert (absent.status_code, absent.content) == (404, b"")

@@ -85,7 +85,7 @@ def routes(lifespan: Lifespan | None = None) -> FastAPI:
     )
     for router in ROUTERS:
         app.include_router(router)
-    refusals.install(app)
+    refusals.install(app, ROUTERS)
     return app
 
 

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import psycopg
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 
 from caracal.errors import BadInput, CaracalError, MethodNotAllowed, NotFound
-from caracal.services.http import as_caracal_error, error_body, error_headers
+from caracal.services.http import Scope, as_caracal_error, error_body, error_headers
 
 _CODES = {"path": "invalid_params", "query": "invalid_query"}
+_NO_OBJECT = "a JSON object is needed, with Content-Type application/json"
 _LIMIT = 20  # issues of one answer
 
 
-def install(app: FastAPI) -> None:
-    """Answer every exception by the product's error body."""
+def install(app: FastAPI, routers: Iterable[APIRouter] = ()) -> None:
+    """Answer every exception by the product's error body; ``routers`` know a path's methods."""
     app.add_exception_handler(CaracalError, _answer)
     app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(HTTPException, partial(_http, routers))
     for lost in (psycopg.OperationalError, psycopg.InterfaceError):
         app.add_exception_handler(lost, _answer)
     app.add_exception_handler(Exception, _answer)  # else Starlette's own text; it raises anyway
@@ -51,14 +55,35 @@ def _body_code(request: Request) -> str:
 
 def _issue(found: dict[str, Any]) -> dict[str, Any]:
     # The input itself is left out: it may hold a secret.
-    return {"path": [str(part) for part in found["loc"][1:]], "message": found["msg"]}
+    where, *path = found["loc"]
+    if found["type"] == "json_invalid":
+        return {"path": [], "message": f"not JSON, seen at character {path[0]}"}
+    if where == "body" and not path:
+        return {"path": [], "message": _NO_OBJECT}
+    message = found["msg"].removeprefix("Value error, ")
+    return {"path": [str(part) for part in path], "message": message}
 
 
-def _http(request: Request, error: Exception) -> Response:
+def _http(routers: Iterable[APIRouter], request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
         method = f"{request.method} is not a method of this path"
-        return _answer(request, MethodNotAllowed("method_not_allowed", method))
+        answer = _answer(request, MethodNotAllowed("method_not_allowed", method))
+        # RFC 9110, section 15.5.6
+        answer.headers["Allow"] = ", ".join(_methods(routers, request.scope))
+        return answer
     if error.status_code == 404:
         return _answer(request, NotFound("not_found", "there is no such route"))
     return _answer(request, BadInput(_body_code(request), "the request cannot be read"))
+
+
+def _methods(routers: Iterable[APIRouter], scope: Scope) -> list[str]:
+    """Return the methods of a path: each is a route of its own."""
+    routes = (route for router in routers for route in router.routes if isinstance(route, Route))
+    found = {
+        method
+        for route in routes
+        if route.matches(scope)[0] is not Match.NONE
+        for method in route.methods or ()
+    }
+    return sorted(found | ({"HEAD"} if "GET" in found else set()))
