@@ -41,6 +41,7 @@ from caracal.projections.audit_row import Evidence, Refused, read_entry
 logger = logging.getLogger(__name__)
 
 BATCH = 100
+_GATHER_SECONDS = 0.05
 _BLOCK_MS = 1000
 _LARGEST_N = 2**63 - 1
 _TRANSIENT = ("08", "25", "40", "53", "55", "57", "58", "XX")
@@ -130,6 +131,8 @@ class _Ingesting:
                     await self._claim()
                 if entries := await self._read(start):
                     await self._ingest(entries)
+                    if len(entries) < BATCH:
+                        await asyncio.sleep(_GATHER_SECONDS)  # a commit for each entry is dear
                 elif start == "0":
                     start = ">"
                 else:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+import orjson
 from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
 
@@ -81,14 +82,14 @@ def _ids(operation: Operation) -> Sequence[str]:
 
 
 def _json(values: list[Any]) -> list[Jsonb | None]:
-    return [None if value is None else Jsonb(value) for value in values]
+    return [None if value is None else Jsonb(value, orjson.dumps) for value in values]
 
 
 @cache
 def _sql(kind: type[Operation], table: AnyTable, name: str, columns: tuple[str, ...]) -> str:
     given = ", ".join(("id", "position", *columns))
     arrays = ", ".join(
-        ("%s::text[]", "%s::bigint[]", *(f"%s::{table.columns[column]}[]" for column in columns))
+        ("%b::text[]", "%b::bigint[]", *(f"%b::{table.columns[column]}[]" for column in columns))
     )
     source = f"(SELECT * FROM unnest({arrays}) AS given ({given})) AS given"
     if isinstance(table, Merged):

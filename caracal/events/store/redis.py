@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from redis.asyncio import Redis
+import hiredis
+from redis.asyncio import Connection, Redis, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
@@ -16,13 +17,42 @@ GONE = (RedisError, OSError, TimeoutError)
 
 def connect(url: str, *, timeout: float = 3.0, connections: int = 100) -> Redis:
     """Return a client without retries: a re-sent XADD would hide a restart from its caller."""
-    return Redis.from_url(
+    redis = Redis.from_url(
         url,
         retry=Retry(NoBackoff(), 0),
         socket_timeout=timeout,
         socket_connect_timeout=timeout,
         max_connections=connections,
     )
+    pool = redis.connection_pool
+    pool.connection_class = _PACKING[pool.connection_class]
+    return redis
+
+
+class _Packing:
+    """Packs commands by hiredis; the library's own asyncio connections do it in Python."""
+
+    def pack_command(self, *args: Any) -> list[bytes]:
+        return [hiredis.pack_command((*args[0].split(), *args[1:]))]
+
+
+class _Tcp(_Packing, Connection):
+    pass
+
+
+class _Tls(_Packing, SSLConnection):
+    pass
+
+
+class _Unix(_Packing, UnixDomainSocketConnection):
+    pass
+
+
+_PACKING: Mapping[Any, Any] = {
+    Connection: _Tcp,
+    SSLConnection: _Tls,
+    UnixDomainSocketConnection: _Unix,
+}
 
 
 async def script(redis: Redis, text: str, keys: list[str], args: list[Any]) -> Any:
