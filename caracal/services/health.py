@@ -43,6 +43,7 @@ class Health:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._checks: list[Check] = []
+        self._soft_checks: list[Check] = []
         self._details: list[Details] = []
         self._counters: Counters = dict
         self._prefix = f"caracal_{settings.service}_"
@@ -57,12 +58,19 @@ class Health:
         redis: Any = None,
         tail: Tail | None = None,
         stale_reason: str = "state_stale",
+        serves_without_database: bool = False,
         checks: tuple[Check, ...] = (),
         details: Details = dict,
         counters: Counters = dict,
     ) -> None:
-        """Say what readiness depends on; ``counters`` gives the contract's JSON counters."""
-        if database is not None:
+        """Say what readiness depends on; ``counters`` gives the contract's JSON counters.
+
+        ``serves_without_database``: as long as the view is young the service does its work, so a
+        lost database makes it ``degraded``, not unready.
+        """
+        if database is not None and serves_without_database:
+            self._soft_checks.append(_database_check(database))
+        elif database is not None:
             self._checks.append(_database_check(database))
         if redis is not None:
             self._checks.append(_redis_check(redis))
@@ -96,28 +104,25 @@ class Health:
             await respond_error(send, refusal, request_id_of(scope))
         elif draining.is_set():
             await _json(scope, send, 503, {"ok": False, "draining": True})
-        elif (reason := await self._reason()) is not None:
+        elif (reason := await _first(self._checks)) is not None:
             name = reason.partition("_")[0]
             body = {"ok": False, "error": reason, "reason": reason, "dependency": name}
             await _json(scope, send, 503, body)
         else:
-            details = {name: value for more in self._details for name, value in more().items()}
-            await _json(scope, send, 200, {"ok": True, "ready": True, "draining": False} | details)
-
-    async def _reason(self) -> str | None:
-        try:
-            async with asyncio.timeout(_READY_SECONDS):
-                reasons = await asyncio.gather(*(check() for check in self._checks))
-        except TimeoutError:
-            return "job_stalled"
-        return next((reason for reason in reasons if reason is not None), None)
+            body = {"ok": True, "ready": True, "draining": False, "degraded": False}
+            for more in self._details:
+                body |= more()
+            if (reason := await _first(self._soft_checks)) is not None:
+                body |= {"degraded": True, "reason": reason}
+            await _json(scope, send, 200, body)
 
     def _too_often(self, scope: Scope) -> bool:
         limit = self._settings.ready_rate_limit_per_min
         address = (scope.get("client") or ("-",))[0]
         if len(self._asked) > 1000:
             self._asked.clear()
-        asked, now = self._asked.setdefault(address, deque()), time.monotonic()
+        fresh: deque[float] = deque(maxlen=limit + 1)
+        asked, now = self._asked.setdefault(address, fresh), time.monotonic()
         while asked and now - asked[0] > 60:
             asked.popleft()
         asked.append(now)
@@ -154,6 +159,16 @@ def _flat(counters: dict[str, Any], prefix: str) -> dict[str, float]:
         elif isinstance(value, int | float):
             flat[clean] = float(value)
     return flat
+
+
+async def _first(checks: list[Check]) -> str | None:
+    """Return the first reason that the checks give, within the time of a readiness check."""
+    try:
+        async with asyncio.timeout(_READY_SECONDS):
+            reasons = await asyncio.gather(*(check() for check in checks))
+    except TimeoutError:
+        return "job_stalled"
+    return next((reason for reason in reasons if reason is not None), None)
 
 
 def _database_check(database: Pool) -> Check:

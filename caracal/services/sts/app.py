@@ -83,6 +83,7 @@ async def _start(
         database=database,
         redis=redis,
         tail=tail,
+        serves_without_database=True,
         checks=(following,),
         counters=lambda: _counters(writer, policies, jwks),
     )
