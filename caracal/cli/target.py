@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -36,15 +37,31 @@ def settings_of_running_stack(data_dir: Path = DEFAULT_DATA_DIR) -> Settings:
     return load_settings("worker", {name: value for name, value in given.items() if value})
 
 
-def _stack(data_dir: Path) -> dict[str, str]:
+def _stack(data_dir: Path) -> dict[str, Any]:
     file = data_dir / "stack.json"
     try:
-        stack: dict[str, str] = json.loads(file.read_text())
+        stack: dict[str, Any] = json.loads(file.read_text())
     except FileNotFoundError:
-        raise StartError(
-            f"no stack runs in {data_dir}: start one with `caracal up`,"
-            " or set DATABASE_URL and REDIS_URL"
-        ) from None
+        raise _no_stack(data_dir) from None
     except (OSError, ValueError) as error:
         raise StartError(f"{file} cannot be read: {error}") from error
+    if not _runs(stack["pid"]):  # a killed stack leaves its file behind
+        raise _no_stack(data_dir)
     return stack
+
+
+def _no_stack(data_dir: Path) -> StartError:
+    return StartError(
+        f"no stack runs in {data_dir}: start one with `caracal up`,"
+        " or set DATABASE_URL and REDIS_URL"
+    )
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # another user's
+    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -123,6 +124,16 @@ def test_topics_shows_whole_names_in_a_narrow_terminal(home: Path) -> None:
     assert re.search(
         r"caracal\.applications\.events +facts .* sessions, revocations", "\n".join(lines)
     )
+
+
+def test_a_killed_stack_is_not_taken_for_a_running_one(home: Path, tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait(LIMIT)
+    (tmp_path / "stack.json").write_text(json.dumps({"pid": gone.pid}))
+    for command in (("topics",), ("dead", "list"), ("rebuild", "zones"), ("as-of", "zones", "1")):
+        done = _caracal(home, *command, "--data-dir", str(tmp_path))
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith(f"caracal: no stack runs in {tmp_path}: start one with ")
 
 
 def _caracal(home: Path, *args: str, **variables: str) -> subprocess.CompletedProcess[str]:
