@@ -8,13 +8,16 @@ from __future__ import annotations
 import re
 from collections.abc import Container
 
+MAX_IDENTIFIER = 512
+"""Characters of a registered identifier; without a limit a long request costs its square."""
+
 _SEGMENT_ENDS = re.compile("[/:]")
 
 
 def match(requested: str, exact: Container[str], prefixes: Container[str]) -> str | None:
     """Return the registered identifier that ``requested`` names, or ``None``.
 
-    Costs one lookup per segment of ``requested``, however many resources there are.
+    Costs one lookup per segment that a prefix may end at, however many resources there are.
 
     Args:
         requested: identifier as the caller sent it.
@@ -25,7 +28,7 @@ def match(requested: str, exact: Container[str], prefixes: Container[str]) -> st
         return requested
     if _has_dot_segment(requested):
         return None
-    for end in reversed(range(1, len(requested))):
+    for end in reversed(range(1, min(len(requested), MAX_IDENTIFIER + 1))):
         if _segment_ends(requested, end) and requested[:end] in prefixes:
             return requested[:end]
     return None

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from caracal.resource_match import covers, match
+from caracal.resource_match import MAX_IDENTIFIER, covers, match
 
 
 @pytest.mark.parametrize(
@@ -57,6 +57,26 @@ def test_exact_wins_then_the_longest_prefix() -> None:
 def test_registered_dots_match_exactly_only() -> None:
     assert match("r:a/../b", {"r:a/../b"}, set()) == "r:a/../b"
     assert match("r:a/../b/c", {"r:a/../b"}, {"r:a/../b"}) is None
+
+
+class Counted(set[str]):
+    """Identifiers that count the characters they are asked for."""
+
+    def __init__(self, *identifiers: str) -> None:
+        super().__init__(identifiers)
+        self.characters = 0
+
+    def __contains__(self, identifier: object) -> bool:
+        self.characters += len(str(identifier))
+        return super().__contains__(identifier)
+
+
+def test_a_long_request_costs_no_square() -> None:
+    longest = "r:".ljust(MAX_IDENTIFIER, "/")
+    prefixes = Counted(longest)
+    assert match(longest + "/" * 60_000, set(), prefixes) == longest
+    assert match("x" + "/" * 60_000, set(), prefixes) is None
+    assert prefixes.characters < MAX_IDENTIFIER**2
 
 
 IDENTIFIER = st.text("ab/:.%2e", max_size=12)

@@ -19,6 +19,7 @@ from caracal.events.resource import (
 from caracal.events.store.log import Saved
 from caracal.ids import new_id
 from caracal.projections.resource import get_resource, list_resources
+from caracal.resource_match import MAX_IDENTIFIER
 from caracal.services.api.call import Call, CallDep, no_content
 from caracal.services.api.fields import HttpUrl, Id
 from caracal.services.api.models import Answer, Body, Name, printable
@@ -27,7 +28,9 @@ from caracal.services.api.path import PathId, ZoneId
 
 router = APIRouter(prefix="/v1/zones/{zone_id}/resources", tags=["resources"])
 
-Identifier = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(printable)]
+Identifier = Annotated[
+    str, Field(min_length=1, max_length=MAX_IDENTIFIER), AfterValidator(printable)
+]
 # RFC 6749, section 3.3: what a token request can ask for.
 Scope = Annotated[str, Field(pattern=r"^[!#-\[\]-~]{1,200}$")]
 Scopes = Annotated[list[Scope], Field(min_length=1, max_length=256)]
