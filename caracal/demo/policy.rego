@@ -7,10 +7,12 @@ default result := {
 	"decision": "deny",
 	"evaluation_status": "complete",
 	"determining_policies": ["incidents/default"],
-	"diagnostics": [{"reason": "name the scope you need"}],
+	"diagnostics": [{"reason": "name the scope you need, and call one tool that reads"}],
 }
 
 open := {"incidents:read"}
+
+reading := {"search", "get", "summarize", "replay"}
 
 requested contains scope if some scope in input.context.requested_scopes
 
@@ -19,15 +21,28 @@ refused contains scope if {
 	not scope in open
 }
 
+# A scope is what the agent says it needs; which tool it calls is what it does.
+refused contains "annotate" if input.context.mcp.name == "annotate"
+
+harmless if input.context.mcp == null
+
+harmless if {
+	input.context.mcp.method != ""
+	input.context.mcp.method != "tools/call"
+}
+
+harmless if input.context.mcp.name in reading
+
 result := answer("allow", "incidents/read", []) if {
 	input.action.id == "TokenExchange"
 	count(requested) > 0
 	count(refused) == 0
+	harmless
 }
 
 result := answer("deny", "incidents/writing-takes-a-person", [{
 	"reason": "an agent may not write to the register",
-	"scopes": refused,
+	"refused": refused,
 }]) if {
 	count(refused) > 0
 }
