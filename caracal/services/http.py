@@ -7,6 +7,7 @@ to try again (RFC 9110, section 10.2.3).
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import re
@@ -19,6 +20,7 @@ import psycopg
 from caracal.errors import (
     CaracalError,
     InternalError,
+    Refusal,
     TooLarge,
     TooMany,
     Unauthenticated,
@@ -42,6 +44,15 @@ _HARDENING: list[Header] = [
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-store"),
 ]
+
+
+class TooSlow(Refusal):
+    """408: the body did not come in time; the connection is closed (RFC 9110, section 15.5.9)."""
+
+    status = 408
+
+    def __init__(self) -> None:
+        super().__init__("request_timeout", "the body did not come in time")
 
 
 def header(scope: Scope, name: bytes) -> bytes | None:
@@ -73,6 +84,8 @@ def error_headers(error: CaracalError) -> list[Header]:
     """Return the headers that an error answer adds."""
     if isinstance(error, Unauthenticated):
         return [(b"www-authenticate", b"Bearer")]
+    if isinstance(error, TooSlow):
+        return [(b"connection", b"close")]
     if isinstance(error, TooMany | Unavailable):
         return [(b"retry-after", str(error.retry_after).encode())]
     return []
@@ -156,10 +169,14 @@ def is_bearer(scope: Scope, expected: str) -> bool:
 
 
 class Edge:
-    """The outermost layer of a service: request id, body limit, headers, no traceback ever."""
+    """The outermost layer of a service: request id, body limits, headers, no traceback ever.
 
-    def __init__(self, app: App, *, body_limit: int) -> None:
-        self._app, self._body_limit = app, body_limit
+    ``body_seconds`` is the time for the whole body: who sends a byte now and then holds no
+    connection for ever.
+    """
+
+    def __init__(self, app: App, *, body_limit: int, body_seconds: float = 5.0) -> None:
+        self._app, self._body_limit, self._body_seconds = app, body_limit, body_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -182,7 +199,7 @@ class Edge:
             await send(message)
 
         try:
-            body = await read_body(receive, scope, self._body_limit)
+            body = await self._body(receive, scope)
             await self._app(scope, _replay(body, receive), send_with_headers)
         except ConnectionError:
             return
@@ -190,6 +207,13 @@ class Edge:
             if started:
                 raise
             await respond_error(send_with_headers, as_caracal_error(error), request_id)
+
+    async def _body(self, receive: Receive, scope: Scope) -> bytes:
+        try:
+            async with asyncio.timeout(self._body_seconds):
+                return await read_body(receive, scope, self._body_limit)
+        except TimeoutError:
+            raise TooSlow from None
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

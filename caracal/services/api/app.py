@@ -69,7 +69,12 @@ def create_app(settings: Settings) -> App:
         failures_per_min=settings.admin_auth_fail_limit_per_min,
     )
     guarded = Door(MinPosition(app, lambda: app.state.api), view, limits)
-    return health.around(Edge(guarded, body_limit=settings.api_body_limit_bytes), lifespan=app)
+    edge = Edge(
+        guarded,
+        body_limit=settings.api_body_limit_bytes,
+        body_seconds=settings.request_timeout_ms / 1000,
+    )
+    return health.around(edge, lifespan=app)
 
 
 def routes(lifespan: Lifespan | None = None) -> FastAPI:
