@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import psycopg
 import pytest
 from psycopg import AsyncConnection
 from psycopg.rows import dict_row
@@ -39,9 +40,11 @@ class Fragile(Projection):
         super().__init__("fragile", TABLE)
         self.mended = False
         self.tried: list[int] = []
+        self.before: Callable[[], None] = lambda: None
 
         @self.on(Zone.Created)
         def created(fact: Fact) -> Put:
+            self.before()
             return put(TABLE, fact)
 
         @self.on(Zone.Changed)
@@ -92,7 +95,7 @@ async def at(db: AsyncConnection[Any], position: int | None) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("failing", "error"), [("raise", "ZeroDivisionError: a bug"), ("refused", "DataError")]
+    ("failing", "error"), [("raise", "ZeroDivisionError: a bug"), ("refused", "CharacterNotInRepertoire")]
 )
 async def test_an_aggregate_is_parked_and_all_others_go_on(
     db: AsyncConnection[Any], log: Log, make_runner: Callable[[], Runner], failing: str, error: str
@@ -142,21 +145,36 @@ async def test_it_stays_parked_when_another_runner_leads(
 
 
 async def test_a_lost_database_counts_as_no_attempt(
-    db: AsyncConnection[Any], log: Log, make_runner: Callable[[], Runner]
+    db: AsyncConnection[Any], log: Log, make_runner: Callable[[], Runner], fragile: Fragile
 ) -> None:
-    """The backend of the runner is killed while it applies: nothing is parked."""
+    """The runner's backend is killed in the middle of an attempt: nothing is parked for that."""
+    failed = await log.save(change_zone(new_zone("bad"), name="raise"))
     runner = make_runner()
     async with running(runner):
-        for _ in range(20):
-            saved = await log.save(change_zone(new_zone(), name="fine"))
-            await db.execute(
+        await eventually(lambda: at(db, failed.position))
+        fragile.before = Kill(db.info.dsn, db.info.password)
+        last = await log.save(new_zone("good"))
+        await eventually(lambda: at(db, last.position))
+    assert fragile.before.killed == 1
+    assert [row["aggregate_id"] for row in await parked(db)] == ["bad"]
+    assert (await names(db))["good"] == "A"
+
+
+class Kill:
+    """Kills, once, the backend that is in the middle of a transaction."""
+
+    def __init__(self, dsn: str, password: str) -> None:
+        self._dsn, self._password, self.killed = dsn, password, 0
+
+    def __call__(self) -> None:
+        if self.killed:
+            return
+        with psycopg.connect(self._dsn, password=self._password) as connection:
+            killed = connection.execute(
                 "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-                " WHERE datname = current_database() AND query LIKE '%checkpoint%'"
-                " AND pid <> pg_backend_pid()"
-            )
-        await eventually(lambda: at(db, saved.position))
-    assert await parked(db) == []
-    assert runner.counters.restarts > 0
+                " WHERE datname = current_database() AND state = 'idle in transaction'"
+            ).fetchall()
+            self.killed = len(killed)
 
 
 async def test_replay_applies_and_releases(
