@@ -180,7 +180,8 @@ class _Publishing:
                 await self._waking.wait(min(self._relay.poll_seconds, until_beat))
 
     async def _append(self, topic: Topic, entries: list[Entry]) -> bool:
-        """Append to a topic; False when it does not end where we believed."""
+        """Append what a topic lacks; False when it does not end where we believed."""
+        entries = [entry for entry in entries if entry.id > self._heads[topic.name]]
         for start in range(0, len(entries), _CHUNK):
             chunk = entries[start : start + _CHUNK]
             head = self._heads[topic.name]
@@ -227,6 +228,13 @@ class _Publishing:
         self._done = end
 
     async def _resync_topic(self, topic: Topic, end: int) -> None:
+        # Another relay may go on meanwhile. A head that is left behind would become the ``prev``
+        # of what we append next, if the topic were lost before the next heartbeat.
+        while not await self._publish_to(topic, end):
+            pass
+
+    async def _publish_to(self, topic: Topic, end: int) -> bool:
+        """Publish from where a topic ends; False when it has gone on meanwhile."""
         head = await self._head(topic)
         if head == ZERO:
             head = await self._start_of_tail(topic, end)
@@ -237,7 +245,8 @@ class _Publishing:
                 topic, self._heads[topic.name], EntryId(end, 2**31 - 1), limit=_BATCH
             )
             if not await self._append(topic, entries):
-                return  # another relay went on meanwhile; the next heartbeat compares again
+                return False
+        return True
 
     async def _start_of_tail(self, topic: Topic, end: int) -> EntryId:
         """Return where an empty topic begins: the tail is enough, but its last entry is needed."""
