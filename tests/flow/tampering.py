@@ -98,7 +98,7 @@ async def reordered(redis: Redis, topic: str, dice: random.Random) -> None:
 async def truncated(redis: Redis, topic: str, dice: random.Random) -> None:
     """Half an entry."""
     for _, fields in await last(redis, topic):
-        kept = dice.sample(sorted(fields), len(fields) // 2)
+        kept = dice.sample(sorted(fields), max(1, len(fields) // 2))
         await add_after_end(redis, topic, {name: fields[name] for name in kept})
 
 
