@@ -95,7 +95,8 @@ async def at(db: AsyncConnection[Any], position: int | None) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("failing", "error"), [("raise", "ZeroDivisionError: a bug"), ("refused", "CharacterNotInRepertoire")]
+    ("failing", "error"),
+    [("raise", "ZeroDivisionError: a bug"), ("refused", "CharacterNotInRepertoire")],
 )
 async def test_an_aggregate_is_parked_and_all_others_go_on(
     db: AsyncConnection[Any], log: Log, make_runner: Callable[[], Runner], failing: str, error: str
