@@ -78,6 +78,19 @@ _MCP = {
     "argument_keys": ["query"],
 }
 
+# As large as a request may be: what an upload's time limit sees is what a caller can do later.
+_LARGEST = _sample(
+    session_id=_SESSION,
+    subject_claims=_CLAIMS,
+    requested_scopes=[f"scope-{number:02}-".ljust(200, "x") for number in range(64)],
+    http={"method": "POST", "path": "/".ljust(2048, "p")},
+    mcp={
+        **_MCP,
+        "name": "n" * 256,
+        "argument_keys": [f"key-{number:02}-".ljust(64, "k") for number in range(64)],
+    },
+)
+
 SAMPLES: tuple[dict[str, Any], ...] = (
     {},
     _sample(),
@@ -90,5 +103,6 @@ SAMPLES: tuple[dict[str, Any], ...] = (
         actor_claims=_CLAIMS,
     ),
     _sample(session_id=_SESSION, challenge_resolved=True, http=_HTTP, mcp=_MCP),
+    _LARGEST,
 )
-"""Nothing at all, a bare application, a user, a delegated agent, a tool call after step-up."""
+"""Nothing, a bare application, a user, a delegated agent, a call after step-up, the largest."""

@@ -18,6 +18,10 @@ LONG_COMPREHENSION = (
     f"xs := [{', '.join(map(str, range(100)))}]\n"
     "result := count([1 | some a in xs; some b in xs; some c in xs; some d in xs; some e in xs])"
 )
+STUCK_ON_LONG_SCOPES = """
+letters := split(concat("", [s | some s in input.context.requested_scopes]), "")
+result := 1 if count([1 | some a in letters; some b in letters; a == b]) >= 0
+"""
 STUCK_ON_A_TOOL_CALL = (
     f"xs := [{', '.join(map(str, range(100)))}]\n"
     "result := n if {\n\tinput.context.mcp.method\n"
@@ -122,6 +126,7 @@ async def reason(content: str, **options: float) -> str | None:
         # time and memory
         (LONG_COMPREHENSION, "evaluation_timeout"),
         (STUCK_ON_A_TOOL_CALL, "evaluation_timeout"),
+        (STUCK_ON_LONG_SCOPES, "evaluation_timeout"),
         (MEMORY + "}", "evaluation_timeout"),
     ],
 )
