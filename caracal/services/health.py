@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from caracal.errors import TooMany
+from caracal.errors import MethodNotAllowed, TooMany
 from caracal.events.store.redis import GONE
 from caracal.projections.tail import Tail
 from caracal.services.connections import Pool
@@ -31,6 +31,7 @@ from caracal.services.http import (
 from caracal.settings import Settings
 
 _READY_SECONDS = 2.0
+_PROMETHEUS_TEXT = b"text/plain; version=0.0.4; charset=utf-8"
 Check = Callable[[], Awaitable[str | None]]
 """Returns the reason for which the service is not ready; None when it is."""
 Details = Callable[[], dict[str, Any]]
@@ -88,10 +89,13 @@ class Health:
         async def routed(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] == "lifespan":
                 await lifespan(scope, receive, send)
-            elif scope["type"] == "http" and scope["method"] == "GET" and scope["path"] in routes:
-                await routes[scope["path"]](scope, send)
-            else:
+            elif scope["type"] != "http" or (route := routes.get(scope["path"])) is None:
                 await app(scope, receive, send)
+            elif scope["method"] in ("GET", "HEAD"):
+                await route(scope, send)  # the server leaves the body of a HEAD out
+            else:
+                refusal = MethodNotAllowed("method_not_allowed", "this path has GET only")
+                await respond_error(send, refusal, request_id_of(scope), [(b"allow", b"GET, HEAD")])
 
         return routed
 
@@ -142,12 +146,20 @@ class Health:
             await _json(scope, send, 200, self._counters())
         else:
             text = generate_latest(self._registry)
-            await respond(send, 200, text, _id(scope), CONTENT_TYPE_LATEST.encode())
+            await respond(send, 200, text, _id(scope), _PROMETHEUS_TEXT)
 
     def collect(self) -> list[Metric]:
         """Return the counters for Prometheus; nested names are joined by ``_``."""
         flat = _flat(self._counters(), self._prefix)
-        return [GaugeMetricFamily(name, name, value=value) for name, value in flat.items()]
+        return [_metric(name, value) for name, value in flat.items()]
+
+
+def _metric(name: str, value: float) -> Metric:
+    """Return one number; a name in ``_total`` says that it only rises."""
+    words = name.removeprefix("caracal_").removesuffix("_total").replace("_", " ")
+    if name.endswith("_total"):
+        return CounterMetricFamily(name, f"Count of {words}.", value=value)
+    return GaugeMetricFamily(name, f"Now: {words}.", value=value)
 
 
 def _flat(counters: dict[str, Any], prefix: str) -> dict[str, float]:

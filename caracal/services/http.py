@@ -20,6 +20,7 @@ import psycopg
 from caracal.errors import (
     CaracalError,
     InternalError,
+    NotFound,
     Refusal,
     TooLarge,
     TooMany,
@@ -227,3 +228,12 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return replayed
+
+
+async def no_route(scope: Scope, receive: Receive, send: Send) -> None:
+    """The app of a service that has its operational routes only.
+
+    Raises:
+        NotFound: 404, always.
+    """
+    raise NotFound("not_found", "there is no such route")

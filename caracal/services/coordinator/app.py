@@ -7,10 +7,9 @@ from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 
-from caracal.errors import NotFound
 from caracal.services.connections import pool
 from caracal.services.health import Health
-from caracal.services.http import App, Edge, Receive, Scope, Send
+from caracal.services.http import App, Edge, no_route
 from caracal.settings import Settings
 
 _BODY_LIMIT = 1_048_576
@@ -27,8 +26,4 @@ def create_app(settings: Settings) -> App:
             yield
 
     app = Starlette(lifespan=lifespan)
-    return health.around(Edge(_no_route, body_limit=_BODY_LIMIT), lifespan=app)
-
-
-async def _no_route(scope: Scope, receive: Receive, send: Send) -> None:
-    raise NotFound("not_found", "there is no such route")
+    return health.around(Edge(no_route, body_limit=_BODY_LIMIT), lifespan=app)

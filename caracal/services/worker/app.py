@@ -15,7 +15,7 @@ from caracal.projections import PROJECTIONS
 from caracal.projections.runner import Runner
 from caracal.services.connections import pool, rings
 from caracal.services.health import Health
-from caracal.services.http import App, Edge
+from caracal.services.http import App, Edge, no_route
 from caracal.services.worker.audit import AuditJobs
 from caracal.services.worker.sweep import SessionSweeper
 from caracal.settings import Settings
@@ -54,7 +54,7 @@ def create_app(settings: Settings) -> App:
             yield
 
     app = Starlette(lifespan=lifespan)
-    return health.around(Edge(app, body_limit=0), lifespan=app)
+    return health.around(Edge(no_route, body_limit=0), lifespan=app)
 
 
 def _relay(settings: Settings) -> Relay:
