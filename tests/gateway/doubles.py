@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -178,10 +179,15 @@ class Wire:
 
     @classmethod
     @asynccontextmanager
-    async def opened(cls, url: str, **options: Any) -> AsyncIterator[Wire]:
-        """Connect to where ``url`` points."""
+    async def opened(cls, url: str, *, window: int | None = None) -> AsyncIterator[Wire]:
+        """Connect to where ``url`` points; ``window`` is how much may wait to be read."""
         parts = urlsplit(url)
-        reader, writer = await asyncio.open_connection(parts.hostname, parts.port, **options)
+        plug = socket.socket()
+        plug.setblocking(False)
+        if window is not None:
+            plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
+        await asyncio.get_running_loop().sock_connect(plug, (parts.hostname, parts.port))
+        reader, writer = await asyncio.open_connection(sock=plug, limit=window or 65_536)
         try:
             yield cls(reader, writer)
         finally:

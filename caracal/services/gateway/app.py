@@ -130,6 +130,7 @@ async def _start(
         database=connections,
         redis=redis,
         tail=tail,
+        serves_without_database=True,
         stale_reason="revocation_snapshot_stale",
         checks=(_view_check(tail), _sts_check(sts, settings.sts_url)),
         counters=gateway.counted,

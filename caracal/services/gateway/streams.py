@@ -45,7 +45,7 @@ class Stream:
     client that does not read: so nothing is sent any more, in either direction.
     """
 
-    __slots__ = ("_streams", "_task", "anchors", "endless", "ended")
+    __slots__ = ("_streams", "_task", "anchors", "ended", "endless")
 
     def __init__(self, streams: Streams) -> None:
         self._streams = streams
