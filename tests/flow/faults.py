@@ -19,21 +19,23 @@ from tests.flow.tampering import FACT_TOPICS, TAMPERINGS, Tampering
 
 Fault = Callable[[], Awaitable[None]]
 _WORKERS = ("worker", "worker2")
+_WRITERS = ("sts", "gateway")
 
 
 class Faults:
     """Strikes and mends. Each fault leaves all at work again, though not yet recovered.
 
     A service that was killed is waited for: it may not start while a server is gone.
-    ``evidence_kept`` waits until the ledger holds every decision so far: a decision is lost when
-    its writer *and* Redis lose their memory within the window that the docs name.
+    ``evidence_kept`` waits until the ledger holds every decision so far: one is lost when its
+    writer *and* Redis forget it before the ledger has it, as the docs say; so between the two it
+    is waited.
     """
 
     def __init__(
         self, product: Product, dice: random.Random, evidence_kept: Callable[[], Awaitable[object]]
     ) -> None:
         self._product, self._dice, self._evidence_kept = product, dice, evidence_kept
-        self._writer_died = False
+        self._forgot = ""
 
     def all(self) -> dict[str, Fault]:
         """Return every fault by its name."""
@@ -64,13 +66,14 @@ class Faults:
             names = [each for each in _WORKERS if each in self._product.running]
         else:
             names = [name]
-            self._writer_died |= name in ("sts", "gateway")
+        if name in _WRITERS:
+            await self._forgets("writer")
         self._product.kill(*names)
         await self._hold()
         await self._start(*names)
 
     async def _kill_redis(self) -> None:
-        await self._before_redis_forgets()
+        await self._forgets("redis")
         self._product.kill_redis()
         await self._hold()
         self._product.servers.restart_valkey()
@@ -81,7 +84,7 @@ class Faults:
         self._product.servers.restart_postgres()
 
     async def _kill_both(self) -> None:
-        await self._before_redis_forgets()
+        await self._forgets("redis")
         self._product.kill_postgres()
         self._product.kill_redis()
         await self._hold()
@@ -90,12 +93,12 @@ class Faults:
         self._product.servers.restart_postgres()
 
     async def _flush(self) -> None:
-        await self._before_redis_forgets()
+        await self._forgets("redis")
         async with self._redis() as redis:
             await redis.flushall()
 
     async def _trim_audit(self) -> None:
-        await self._before_redis_forgets()
+        await self._forgets("redis")
         async with self._redis() as redis:
             await redis.xtrim(AUDIT, maxlen=0, approximate=False)
 
@@ -123,10 +126,10 @@ class Faults:
         for name in names:
             await self._product.ready(name)
 
-    async def _before_redis_forgets(self) -> None:
-        if self._writer_died:
+    async def _forgets(self, who: str) -> None:
+        if self._forgot not in ("", who):
             await self._evidence_kept()
-            self._writer_died = False
+        self._forgot = who
 
     def _redis(self) -> Redis:
         return Redis.from_url(self._product.servers.redis_url)
