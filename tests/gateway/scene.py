@@ -24,7 +24,7 @@ from caracal.services.http import App
 from caracal.settings import Settings, load_settings
 from tests.backbone import eventually, opened_log
 from tests.gateway.doubles import StsDouble, Upstream, bearer
-from tests.making import in_zone, new_key, new_session
+from tests.making import in_zone, new_key, new_resource, new_session
 from tests.sts.world import GATEWAY_KEY, ISSUER, Tenant, new_tenant, serving
 from tests.sts.world import settings as sts_settings
 
@@ -117,7 +117,8 @@ class Scene:
 
     async def resource_with(self, **members: Any) -> Resource:
         """Add a resource of the tenant's; the Gateway knows it."""
-        made = await self.tenant.add_resource(**members)
+        given = {"scopes": ["read"], "quota": 1000} | members
+        made = new_resource(self.tenant.id, **given)
         await self.save(made)
         return made
 
