@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -36,8 +36,8 @@ from caracal.events.store.entries import (
 from caracal.events.store.leader import Leadership
 from caracal.events.store.redis import GONE, connect, entries_in, script
 from caracal.events.store.signature import FIELD
+from caracal.events.store.waking import Waking
 from caracal.events.topics import HEARTBEAT, HEARTBEAT_MAXLEN, RELAYED_MAXLEN, TOPICS, Topic
-from caracal.tasks import cancelled
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ class _Publishing:
         relay: Relay,
         connection: AsyncConnection[Any],
         redis: Redis,
-        waking: _Waking,
+        waking: Waking,
         *,
         leads: bool,
     ) -> None:
@@ -154,7 +154,7 @@ class _Publishing:
         stack.push_async_callback(redis.aclose)
         leadership = Leadership(connection, _LOCK, _beats(redis))
         leads = await leadership.wait() if relay.locked else True
-        waking = await _Waking.open(listening, stack)
+        waking = await Waking.open(listening, LOG_CHANNEL, stack)
         return cls(relay, connection, redis, waking, leads=leads)
 
     async def run(self) -> None:
@@ -280,44 +280,6 @@ class _Publishing:
         fields.pop(FIELD, None)
         prev = await self._log.before(topic, head)
         return fields == {**entry.fields, "position": str(head.position), "prev": str(prev)}
-
-
-class _Waking:
-    """Wakes the relay when something was appended to the log."""
-
-    def __init__(self) -> None:
-        self._woken = asyncio.Event()
-        self._listening: asyncio.Task[None] | None = None
-
-    @classmethod
-    async def open(cls, connection: AsyncConnection[Any], stack: AsyncExitStack) -> _Waking:
-        waking = cls()
-        await connection.execute(f"LISTEN {LOG_CHANNEL}")
-        waking._listening = asyncio.create_task(waking._listen(connection), name="relay-listen")
-        stack.push_async_callback(cancelled, waking._listening)
-        return waking
-
-    async def _listen(self, connection: AsyncConnection[Any]) -> None:
-        with suppress(psycopg.Error):  # ``wait`` tells
-            async for _ in connection.notifies():
-                self._woken.set()
-        self._woken.set()
-
-    def clear(self) -> None:
-        """Wait for what comes from now on."""
-        self._woken.clear()
-
-    async def wait(self, seconds: float) -> None:
-        """Return when woken, at the latest after ``seconds``.
-
-        Raises:
-            psycopg.OperationalError: nobody would wake us any more.
-        """
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._woken.wait()
-        if self._listening is not None and self._listening.done():
-            raise psycopg.OperationalError("the listening connection was lost")
 
 
 def _beats(redis: Redis) -> Any:
