@@ -331,8 +331,8 @@ async def test_only_the_tail_is_published_again(
 JUNK = {"position": "1", "event": "zone.created", "prev": "0-0", FIELD: "0" * 64}
 
 
-async def stray(redis: Redis) -> None:
-    await redis.xadd(ITEMS.name, {"junk": b"\xff", "more": "x"})
+async def stray(redis: Redis, topic: Topic = ITEMS) -> None:
+    await redis.xadd(topic.name, {"junk": b"\xff", "more": "x"})
 
 
 async def forged_in_range(redis: Redis) -> None:
@@ -442,6 +442,33 @@ async def test_a_paused_relay_is_fenced(
             await cut_back(topics.redis)
         await topics.become_complete()
     assert paused.counters.refused > 0
+
+
+async def test_a_refused_resync_begins_again(
+    make_relay: MakeRelay, log: Log, topics: Topics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty topic takes any start, so the relay must never go on from where it only believed."""
+    await some_events(log)
+    await fill_topic(topics.redis, ZONES, (await in_log(topics.db, ZONES))[:2])
+    script, calls = relay_module.script, 0
+
+    async def disturbed(redis: Redis, called: str, keys: list[str], args: list[Any]) -> Any:
+        nonlocal calls
+        first = called == relay_module._APPEND and keys == [ZONES.name] and calls == 0
+        calls += first
+        if first:  # the topic is not as it was found, and the next moment it is gone
+            await stray(redis, ZONES)
+        answer = await script(redis, called, keys, args)
+        if first:
+            await topics.redis.delete(ZONES.name)
+            await log.save(new_zone())
+        return answer
+
+    monkeypatch.setattr(relay_module, "script", disturbed)
+    relay = make_relay()
+    async with running(relay):
+        await topics.become_complete()
+    assert relay.counters.refused > 0
 
 
 async def test_a_forger_before_a_paused_relay(

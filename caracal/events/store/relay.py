@@ -228,13 +228,11 @@ class _Publishing:
         self._done = end
 
     async def _resync_topic(self, topic: Topic, end: int) -> None:
-        # Another relay may go on meanwhile. A head that is left behind would become the ``prev``
-        # of what we append next, if the topic were lost before the next heartbeat.
-        while not await self._publish_to(topic, end):
-            pass
+        """Until it is done: from here on we believe that the topic has all up to ``end``."""
+        while not await self._catch_up(topic, end):
+            continue  # someone wrote there meanwhile: look again where it ends
 
-    async def _publish_to(self, topic: Topic, end: int) -> bool:
-        """Publish from where a topic ends; False when it has gone on meanwhile."""
+    async def _catch_up(self, topic: Topic, end: int) -> bool:
         head = await self._head(topic)
         if head == ZERO:
             head = await self._start_of_tail(topic, end)
