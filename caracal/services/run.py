@@ -21,6 +21,7 @@ from caracal.projections.schema import prepare
 from caracal.services.drain import draining
 from caracal.services.protocol import protocol_class
 from caracal.services.proxy_headers import behind_proxy
+from caracal.services.websocket import QuietWebSocket
 from caracal.settings import Service, Settings
 
 ASGIApp = Callable[[Any, Any, Any], Any]
@@ -115,7 +116,9 @@ def _config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
         http=protocol_class(
             settings.read_header_timeout, settings.read_timeout, settings.write_timeout
         ),
-        ws="none",
+        ws=QuietWebSocket if settings.service == "gateway" else "none",
+        ws_max_size=settings.max_request_bytes,
+        ws_per_message_deflate=False,
         interface="asgi3",
         lifespan="on",
         log_config=None,

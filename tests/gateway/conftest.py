@@ -68,8 +68,8 @@ def scene(module_scene: Scene) -> Scene:
     sts.calls.clear()
     sts.headers.clear()
     upstream.requests.clear()
-    module_scene.proxy._exchange._failures = 0
-    module_scene.proxy._exchange._open_until = 0.0
+    module_scene.calls._exchange._failures = 0
+    module_scene.calls._exchange._open_until = 0.0
     return module_scene
 
 

@@ -18,6 +18,7 @@ from caracal.events.resource import Resource
 from caracal.events.session import Session
 from caracal.services import run
 from caracal.services.gateway.app import Gateway, create_app
+from caracal.services.gateway.calls import Calls
 from caracal.services.gateway.own_paths import OwnPaths
 from caracal.services.gateway.proxy import Proxy
 from caracal.services.http import App
@@ -84,12 +85,12 @@ class Scene:
     http: httpx.AsyncClient
 
     @property
-    def proxy(self) -> Proxy:
-        """The part that proxies."""
+    def calls(self) -> Calls:
+        """What checks and exchanges."""
         routes = self.gateway.routes
         assert isinstance(routes, OwnPaths)
         assert isinstance(routes._proxy, Proxy)
-        return routes._proxy
+        return routes._proxy._calls
 
     @property
     def resource(self) -> str:

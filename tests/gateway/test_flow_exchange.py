@@ -220,17 +220,17 @@ async def test_a_path_too_long_to_be_told_is_refused(scene: Scene) -> None:
 
 
 async def test_an_sts_that_is_gone_is_asked_again_only_after_a_while(scene: Scene) -> None:
-    url, scene.proxy._exchange._url = scene.proxy._exchange._url, _nowhere()
+    url, scene.calls._exchange._url = scene.calls._exchange._url, _nowhere()
     try:
         answers = [await scene.call() for _ in range(6)]
     finally:
-        scene.proxy._exchange._url = url
+        scene.calls._exchange._url = url
     told = [(each.status_code, each.json()["error"]) for each in answers]
     assert told == [(502, "sts_unavailable")] * 5 + [(503, "sts_unavailable")]
     assert int(answers[-1].headers["retry-after"]) >= 1
     still = await scene.call()
     assert still.status_code == 503
-    scene.proxy._exchange._open_until = 0.0
+    scene.calls._exchange._open_until = 0.0
     assert (await scene.call()).status_code == 200
 
 
@@ -255,7 +255,7 @@ async def test_an_sts_that_does_not_answer_in_time(
 
 
 async def test_without_keys_nothing_passes(scene: Scene) -> None:
-    keys = scene.proxy._checks._bearers._keys
+    keys = scene.calls.check._bearers._keys
     fetch, keys._fetch = keys._fetch, _fails
     keys.drop(scene.tenant.id)
     try:

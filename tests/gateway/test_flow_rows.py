@@ -289,7 +289,7 @@ async def test_a_position_in_the_future_is_not_waited_for_for_ever(scene: Scene)
 
 async def test_an_unknown_kid_asks_the_sts_once(scene: Scene) -> None:
     headers = [_unknown_key(scene) for _ in range(5)]
-    scene.proxy._checks._bearers._keys.drop(scene.tenant.id)
+    scene.calls.check._bearers._keys.drop(scene.tenant.id)
     before = scene.sts.key_fetches
     for each in headers:
         assert (await scene.call(headers=each)).status_code == 401

@@ -17,6 +17,7 @@ from caracal.projections.tail import Tail
 from caracal.services.connections import pool, rings
 from caracal.services.drain import draining
 from caracal.services.gateway.bearer import Bearers
+from caracal.services.gateway.calls import Calls
 from caracal.services.gateway.checks import Checks
 from caracal.services.gateway.counters import Counters
 from caracal.services.gateway.dates import dated
@@ -26,6 +27,7 @@ from caracal.services.gateway.own_paths import OwnPaths
 from caracal.services.gateway.proxy import Proxy
 from caracal.services.gateway.streams import STALE, STOPPED, Streams
 from caracal.services.gateway.view import GatewayView
+from caracal.services.gateway.websockets import Dial, WebSockets
 from caracal.services.health import Check, Health
 from caracal.services.http import App, Receive, Scope, Send
 from caracal.services.jwks import JwksCache, jwks_fetcher
@@ -116,16 +118,21 @@ async def _start(
     )
     guard = UpstreamGuard(settings.allow_private_upstreams, settings.upstream_host_allowlist)
     upstreams = await stack.enter_async_context(upstream_session(guard))
-    proxy = Proxy(
+    calls = Calls(
         checks=Checks(gateway.view, bearers),
         exchange=_exchange(settings, sts),
-        streams=gateway.streams,
-        forward=Forwarder(upstreams, guard, settings.upstream_timeout),
         counters=gateway.counters,
         gateway_url=settings.gateway_url,
+    )
+    proxy = Proxy(
+        calls=calls,
+        streams=gateway.streams,
+        forward=Forwarder(upstreams, guard, settings.upstream_timeout),
         max_request_bytes=settings.max_request_bytes,
     )
-    gateway.routes = OwnPaths(settings, gateway.view, proxy)
+    dial = Dial(upstreams, guard, settings.upstream_timeout)
+    sockets = WebSockets(calls=calls, streams=gateway.streams, dial=dial)
+    gateway.routes = OwnPaths(settings, gateway.view, proxy, sockets)
     health.watch(
         database=connections,
         redis=redis,

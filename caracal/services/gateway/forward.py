@@ -4,63 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import aiohttp
 from yarl import URL
 
-from caracal.errors import BadInput
-from caracal.services.gateway.credential import PROVIDER_MODES, credential_headers
-from caracal.services.gateway.headers import Header, as_text, upstream_headers
-from caracal.services.gateway.paths import upstream_url
+from caracal.errors import BadInput, CaracalError
+from caracal.services.gateway.calls import Call
+from caracal.services.gateway.headers import as_text
 from caracal.services.gateway.refusals import ClientGone, UpstreamFailed
 from caracal.services.gateway.reply import Reply
 from caracal.services.gateway.streams import Stream
 from caracal.services.gateway.upload import Upload, body_too_large
-from caracal.services.http import Scope
 from caracal.services.response_cycle import CutConnection
 from caracal.services.upstream_guard import NotAllowed, UpstreamGuard
 
 logger = logging.getLogger(__name__)
 
 _UNWANTED = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One allowed call, ready to go."""
-
-    scope: Scope
-    request_id: str
-    directive: Mapping[str, Any]
-    mandate: str
-
-    def url(self) -> URL:
-        """Return where it goes.
-
-        Raises:
-            BadInput: 400, no URL can be made.
-        """
-        scope = self.scope
-        return upstream_url(self.directive["url"], scope["raw_path"], scope["query_string"])
-
-    def headers(self, url: URL) -> list[Header]:
-        """Return what goes with it.
-
-        Raises:
-            Undeliverable: 502, the credential cannot be sent.
-        """
-        client = self.scope.get("client") or ("", 0)
-        return upstream_headers(
-            self.scope["headers"],
-            credential=credential_headers(self.directive, self.mandate, url.raw_host or ""),
-            provider_mode=self.directive.get("auth_mode") in PROVIDER_MODES,
-            request_id=self.request_id,
-            client_ip=client[0],
-            scheme=self.scope["scheme"],
-        )
 
 
 def upstream_session(guard: UpstreamGuard) -> aiohttp.ClientSession:
@@ -118,7 +78,7 @@ class Forwarder:
         except (aiohttp.InvalidURL, ValueError):
             raise BadInput("internal_error", "upstream request build failed") from None
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise _failure(error, upload) from error
+            raise _blame(error, upload) from error
         finally:
             upload.progress = None
         if answer.status < 200:  # 101 to a call that asked for no other protocol
@@ -147,11 +107,14 @@ def _let_go(answer: aiohttp.ClientResponse, upload: Upload) -> None:
         answer.close()
 
 
-def _failure(error: BaseException, upload: Upload) -> Exception:
+def _blame(error: BaseException, upload: Upload) -> Exception:
     if upload.too_large:
         return body_too_large()
-    if upload.client_gone:
-        return ClientGone()
+    return ClientGone() if upload.client_gone else upstream_failure(error)
+
+
+def upstream_failure(error: BaseException) -> CaracalError:
+    """Return what to answer when the upstream could not be called, or did not answer."""
     cause = error.__cause__ or error.__context__
     if isinstance(error, PermissionError) or isinstance(cause, PermissionError | NotAllowed):
         return NotAllowed("refused at the dial")

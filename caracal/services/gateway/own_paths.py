@@ -23,13 +23,17 @@ _RELOAD = "/.well-known/caracal/reload"
 
 
 class OwnPaths:
-    """Answers what is the Gateway's own; hands every other request to ``proxy``."""
+    """Answers what is the Gateway's own; ``proxy`` and ``sockets`` get all that is not."""
 
-    def __init__(self, settings: Settings, view: GatewayView, proxy: App) -> None:
-        self._settings, self._view, self._proxy = settings, view, proxy
+    def __init__(self, settings: Settings, view: GatewayView, proxy: App, sockets: App) -> None:
+        self._settings, self._view = settings, view
+        self._proxy, self._sockets = proxy, sockets
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith("/.well-known/"):
+        if scope["type"] == "websocket":
+            await self._sockets(scope, receive, send)
+            return
+        if not scope["path"].startswith("/.well-known/"):
             await self._proxy(scope, receive, send)
             return
         try:
