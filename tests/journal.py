@@ -86,10 +86,13 @@ class Journal(Projection):
         await db.execute("DELETE FROM checkpoints WHERE projection = %s", (self.name,))
 
 
-def tried_since(db: Connection, journal: Journal, number: int) -> list[tuple[int, str, str]]:
-    """Return (number, topic, entry id) of what was given after ``number``, in order."""
+def tried_since(db: Connection, journal: Journal, topic: str, number: int) -> list[tuple[int, str]]:
+    """Return (number, entry id) of what was given after ``number``, in order.
+
+    Of one topic at a time: numbers of another may become visible before lower ones.
+    """
     return db.execute(
-        f"SELECT number, topic, entry_id FROM {journal.name}_tried"
-        " WHERE number > %s ORDER BY number",
-        (number,),
+        f"SELECT number, entry_id FROM {journal.name}_tried"
+        " WHERE topic = %s AND number > %s ORDER BY number",
+        (topic, number),
     ).fetchall()

@@ -30,10 +30,10 @@ class Oracle:
         self.position = 0
         self.events = 0
         self.applied = 0
-        self._tried = 0
         self._names: dict[int, str] = {}
         self._expected: dict[str, Expected] = {name: [] for name in ALL_TOPICS}
         self._given = {topic.name: 0 for topic in (ZONES, ITEMS)}
+        self._tried = dict(self._given)
         self._views = views()
 
     def acknowledged(self, events: list[tuple[int, str]]) -> None:
@@ -140,17 +140,25 @@ class Oracle:
 
     def _check_journal(self, *, whole: bool) -> None:
         """Every entry given exactly once, in the order of the log: at any moment, a prefix."""
-        tried = tried_since(self._stack.db, JOURNAL, self._tried)
+        tried = {
+            topic: tried_since(self._stack.db, JOURNAL, topic, number)
+            for topic, number in self._tried.items()
+        }
         self._read_log()
-        for number, topic, entry_id in tried:
-            place = self._given[topic]
-            expected = self._expected[topic][place][0] if self._more(topic) else "nothing"
-            if entry_id != expected:
-                raise Failed(f"{topic}: {entry_id} was applied, {expected} was next")
-            self._given[topic], self._tried = place + 1, number
-            self.applied += 1
+        for topic, rows in tried.items():
+            for number, entry_id in rows:
+                self._next(topic, entry_id)
+                self._tried[topic] = number
         if whole and (missing := [topic for topic in self._given if self._more(topic)]):
             raise Failed(f"not everything was applied: {missing}")
+
+    def _next(self, topic: str, entry_id: str) -> None:
+        place = self._given[topic]
+        expected = self._expected[topic][place][0] if self._more(topic) else "nothing"
+        if entry_id != expected:
+            raise Failed(f"{topic}: {entry_id} was applied, {expected} was next")
+        self._given[topic] += 1
+        self.applied += 1
 
     def _more(self, topic: str) -> bool:
         return self._given[topic] < len(self._expected[topic])
