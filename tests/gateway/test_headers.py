@@ -48,6 +48,8 @@ NOT_UP += ["authorization", "x-caracal-resource", "x-caracal-client-id", "x-cara
 NOT_UP += ["x-caracal-challenge-response", "x-caracal-identity", "x-caracal-anything"]
 NOT_UP += ["caracal-min-position", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host"]
 NOT_UP += ["x-forwarded-prefix", "forwarded", "x-real-ip", "x-request-id", "host"]
+NOT_UP += ["x-http-method-override", "x_http_method", "x-method-override", "x-original-url"]
+NOT_UP += ["x-rewrite-url", "true-client-ip"]
 NOT_UP += ["x_caracal_identity", "x-caracal_identity", "x_forwarded_for", "x_real_ip"]
 
 

@@ -6,6 +6,7 @@ to the upstream.
 
 from __future__ import annotations
 
+import json
 from hashlib import sha256
 from typing import Any
 
@@ -48,8 +49,9 @@ def call_context(method: str, path: str, body: bytes | None, *, mcp: bool) -> st
 def _mcp(body: bytes) -> dict[str, Any]:
     """Return what a JSON-RPC message asks for."""
     try:
-        message = orjson.loads(body)
-    except ValueError:
+        orjson.loads(body)  # strict: UTF-8, no NaN; then once more for what it cannot tell
+        message = json.loads(body, object_pairs_hook=_unambiguous)
+    except (ValueError, RecursionError):
         return UNREADABLE
     if not isinstance(message, dict):
         return UNREADABLE  # a batch
@@ -61,6 +63,13 @@ def _mcp(body: bytes) -> dict[str, Any]:
         return UNREADABLE
     found: dict[str, Any] = {"method": message["method"]}
     return found | ({"name": name} if name else {}) | _arguments(params.get("arguments"))
+
+
+def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse names that another parser may take for one: it would see another call than policy."""
+    if len({name.casefold() for name, _ in pairs}) < len(pairs):
+        raise ValueError("ambiguous member names")
+    return dict(pairs)
 
 
 def _is_short(value: Any) -> bool:

@@ -37,6 +37,13 @@ _REQUEST_DROPPED = _HOP_BY_HOP | {
     b"host",
     b"x-real-ip",
     b"x-request-id",
+    # Some servers act on these in place of the method, path or address that policy judged.
+    b"true-client-ip",
+    b"x-http-method",
+    b"x-http-method-override",
+    b"x-method-override",
+    b"x-original-url",
+    b"x-rewrite-url",
 }
 _REQUEST_PREFIXES = (b"x-caracal-", b"x-forwarded-")
 _READ = (b"traceparent", b"tracestate", b"baggage")
