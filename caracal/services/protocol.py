@@ -321,12 +321,14 @@ class CaracalProtocol(HttpToolsProtocol):
 
     def bound_close(self) -> None:
         """A closing transport still sends what it holds; one that nobody reads is given up."""
-        if (
-            self._close_timer is None
-            and self.transport.is_closing()
-            and self.transport.get_write_buffer_size()
-        ):
+        if self._close_timer is None and self.transport.is_closing() and self._unsent():
             self._close_timer = self.loop.call_later(self.write_timeout, self.transport.abort)
+
+    def _unsent(self) -> int:
+        try:
+            return self.transport.get_write_buffer_size()
+        except AttributeError:  # asyncio's TLS transport, once it is closed for good
+            return 0
 
 
 _CODES = {400: "invalid_request", 408: "request_timeout", 431: "headers_too_large"}
