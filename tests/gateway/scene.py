@@ -125,8 +125,12 @@ class Scene:
 
     async def session(self) -> Session:
         """Start a session of the tenant's application."""
-        made = new_session(self.tenant.app_id, zone_id=self.tenant.id)
-        await self.save(made)
+        return (await self.sessions(1))[0]
+
+    async def sessions(self, number: int) -> list[Session]:
+        """Start some."""
+        made = [new_session(self.tenant.app_id, zone_id=self.tenant.id) for _ in range(number)]
+        await self.save(*made)
         return made
 
     async def revoke(self, session: Session) -> int:

@@ -50,8 +50,7 @@ async def test_no_write_follows_the_map(racing: Scene, monkeypatch: pytest.Monke
     outcomes: Counter[str] = Counter()
     assert (await racing.call()).status_code == 200
     with journal_of(racing, monkeypatch) as journal:
-        for _ in range(ROUNDS):
-            session = await racing.session()
+        for session in await racing.sessions(ROUNDS):
             journal.clear()
             outcomes[await _race(racing, session, moment.uniform(0, _LATEST), journal)] += 1
     assert set(outcomes) == {"refused", "cut"}, outcomes  # both sides of the race were met
