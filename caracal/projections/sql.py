@@ -72,7 +72,7 @@ async def apply(
     """Execute operations on a connection, in the caller's transaction."""
     for group in grouped(operations):
         statement, arguments = group.statement(names or {})
-        await connection.execute(statement, arguments)
+        await connection.execute(statement, arguments, prepare=True)
 
 
 def _ids(operation: Operation) -> Sequence[str]:
