@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 
 from caracal.events.record import Record
 from caracal.events.store.entries import EntryId, text_fields, verified
+from caracal.events.store.listening import Listening
 from caracal.events.store.redis import GONE, RawEntry, connect, entries_in, streams_of
 from caracal.events.store.relay import LOG_CHANNEL
 from caracal.events.topics import FACT_TOPIC_OF, HEARTBEAT, Topic, read_fact
@@ -44,15 +45,15 @@ class Following:
         self._tail = tail
         self._rings = tail.rings
         self._database: AsyncConnection[Any] | None = None
-        self._listening: asyncio.Task[None] | None = None
+        self._listening: Listening | None = None
         self._stack = AsyncExitStack()
         self._redis: Redis = connect(tail.redis_url, connections=2)
         self._read: asyncio.Task[Any] | None = None
-        self._waking: asyncio.Task[Any] | None = None
         self._last_beat = 0.0
         self._last_at = 0
         self._beat_id = ""
         self._notified: tuple[int, float] | None = None  # position, when it must have come
+        self._timing = False
         self._next_probe = 0.0
         self._resnapshot = False
         self._pause_until = 0.0
@@ -70,21 +71,20 @@ class Following:
 
     async def close(self) -> None:
         """Close all connections; the task has ended, or never began."""
-        for task in (self._read, self._waking):
-            if task is not None:
-                await cancelled(task)
+        if self._read is not None:
+            await cancelled(self._read)
         await self._redis.aclose()
         await self._close_database()
 
     async def _step(self) -> None:
-        now = time.monotonic()
+        wake, now = self._tail.wake, time.monotonic()
         if self._read is None and now >= self._pause_until:
             self._read = asyncio.create_task(self._xread())
-        if self._waking is None or self._waking.done():
-            self._tail.wake.clear()
-            self._waking = asyncio.create_task(self._tail.wake.wait())
-        waiting = {task for task in (self._waking, self._read) if task is not None}
-        await asyncio.wait(waiting, timeout=self._patience(now), return_when="FIRST_COMPLETED")
+            self._read.add_done_callback(lambda _: wake.set())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._patience(now)):
+                await wake.wait()
+        wake.clear()
         if self._read is not None and self._read.done():
             await self._take(self._read)
             self._read = None
@@ -195,7 +195,7 @@ class Following:
 
     async def _follow_log(self) -> None:
         now = time.monotonic()
-        if self._listening is None or self._listening.done():
+        if self._listening is None or self._listening.lost.done():
             await self._close_database()  # and connect again with the next look
             await self._catch_up()
         if self._resnapshot:
@@ -287,10 +287,8 @@ class Following:
         listening = await self._stack.enter_async_context(
             await connect_pg(url, autocommit=True, connect_timeout=2)
         )
-        await listening.execute(f"LISTEN {LOG_CHANNEL}")
-        await listening.execute(f"LISTEN {PARKED_CHANNEL}")
-        self._listening = asyncio.create_task(self._listen(listening), name="tail-listen")
-        self._stack.push_async_callback(cancelled, self._listening)
+        self._listening = await Listening.open(listening, self._heard, LOG_CHANNEL, PARKED_CHANNEL)
+        self._stack.callback(self._listening.stop)
 
     async def _close_database(self) -> None:
         with suppress(psycopg.Error, OSError):
@@ -298,13 +296,26 @@ class Following:
         self._stack = AsyncExitStack()
         self._database = None
 
-    async def _listen(self, connection: AsyncConnection[Any]) -> None:
-        with suppress(psycopg.Error):
-            async for notify in connection.notifies():
-                if notify.channel == PARKED_CHANNEL:
-                    self.retake()
-                elif self._notified is None:
-                    self._notified = (int(notify.payload), time.monotonic() + GRACE_SECONDS)
-                else:
-                    self._notified = (int(notify.payload), self._notified[1])
-                self._tail.wake.set()
+    def _heard(self, channel: str, payload: str) -> None:
+        if channel == PARKED_CHANNEL:
+            self.retake()
+            return
+        # Nothing is to be done before the grace is over, and nearly never then: a timer for all
+        # that comes meanwhile costs less than waking up each time.
+        if self._notified is None:
+            self._notified = (int(payload), time.monotonic() + GRACE_SECONDS)
+        else:
+            self._notified = (int(payload), self._notified[1])
+        if not self._timing:
+            self._timing = True
+            asyncio.get_running_loop().call_later(GRACE_SECONDS, self._look)
+
+    def _look(self) -> None:
+        self._timing = False
+        if self._notified is None:
+            return
+        if (left := self._notified[1] - time.monotonic()) > 0:
+            self._timing = True
+            asyncio.get_running_loop().call_later(left, self._look)
+        else:
+            self._tail.wake.set()

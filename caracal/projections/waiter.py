@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 from psycopg import AsyncConnection
 
+from caracal.events.store.listening import Listening
 from caracal.events.store.log import Saved
 from caracal.events.topics import FACT_TOPIC_OF
 from caracal.projections import PROJECTIONS
@@ -97,14 +99,20 @@ class Waiter:
 
     async def _listen(self) -> None:
         connection = await AsyncConnection.connect(self._url, autocommit=True, connect_timeout=2)
-        async with connection:
+        async with connection, AsyncExitStack() as stack:
+            listening = Listening(connection, self._heard)
+            stack.callback(listening.stop)
             await connection.execute(f"LISTEN {CHECKPOINT_CHANNEL}")  # before reading: no gap
             cursor = await connection.execute("SELECT projection, topic, position FROM checkpoints")
             for projection, topic, position in await cursor.fetchall():
                 self._moved((projection, topic), position)
-            async for notify in connection.notifies():
-                projection, topic, position = notify.payload.split(" ")
-                self._moved((projection, topic), int(position))
+            listening.begin()
+            await listening.lost
+            raise psycopg.OperationalError("the listening connection was lost")
+
+    def _heard(self, channel: str, payload: str) -> None:
+        projection, topic, position = payload.split(" ")
+        self._moved((projection, topic), int(position))
 
     def _moved(self, place: Place, position: int) -> None:
         self._positions[place] = position

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection
 
-from caracal.tasks import cancelled
+from caracal.events.store.listening import Listening
 
 
 class Waking:
@@ -17,7 +17,7 @@ class Waking:
 
     def __init__(self) -> None:
         self._woken = asyncio.Event()
-        self._listening: asyncio.Task[None] | None = None
+        self._listening: Listening | None = None
 
     @classmethod
     async def open(
@@ -25,16 +25,11 @@ class Waking:
     ) -> Waking:
         """Listen until the stack is closed; ``connection`` serves nothing else."""
         waking = cls()
-        await connection.execute(f"LISTEN {channel}")
-        waking._listening = asyncio.create_task(waking._listen(connection), name=channel)
-        stack.push_async_callback(cancelled, waking._listening)
+        listening = await Listening.open(connection, lambda *_: waking._woken.set(), channel)
+        stack.callback(listening.stop)
+        listening.lost.add_done_callback(lambda _: waking._woken.set())  # ``wait`` tells
+        waking._listening = listening
         return waking
-
-    async def _listen(self, connection: AsyncConnection[Any]) -> None:
-        with suppress(psycopg.Error):  # ``wait`` tells
-            async for _ in connection.notifies():
-                self._woken.set()
-        self._woken.set()
 
     def clear(self) -> None:
         """Wait for what comes from now on."""
@@ -49,5 +44,5 @@ class Waking:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._woken.wait()
-        if self._listening is not None and self._listening.done():
+        if self._listening is not None and self._listening.lost.done():
             raise psycopg.OperationalError("the listening connection was lost")
