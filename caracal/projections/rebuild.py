@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -17,8 +18,9 @@ from caracal.projections.projection import Projection
 from caracal.projections.runner import CHECKPOINT_CHANNEL
 from caracal.projections.schema import shape
 from caracal.projections.table import Applied, Merged
+from caracal.tasks import cancelled
 
-BATCH = 5_000
+BATCH = 2_000
 _SWAP_ATTEMPTS = 50
 
 Progress = Callable[[int, int], None]
@@ -35,8 +37,12 @@ async def rebuild(
     Raises:
         psycopg.Error: the database is gone, or readers never let the swap in.
     """
-    async with await AsyncConnection.connect(database_url, autocommit=True) as connection:
-        building = _Building(connection, projection)
+    connect = AsyncConnection.connect
+    async with (
+        await connect(database_url, autocommit=True) as connection,
+        await connect(database_url, autocommit=True) as reading,
+    ):
+        building = _Building(connection, reading, projection)
         await building.make_tables()
         await building.read_log(progress)
         for _ in range(_SWAP_ATTEMPTS - 1):
@@ -70,8 +76,13 @@ def _visible(view: MemoryView) -> list[Row]:
 class _Building:
     """A read model under construction: its tables have another name, until the swap."""
 
-    def __init__(self, connection: AsyncConnection[Any], projection: Projection) -> None:
-        self._connection, self._projection = connection, projection
+    def __init__(
+        self,
+        connection: AsyncConnection[Any],
+        reading: AsyncConnection[Any],
+        projection: Projection,
+    ) -> None:
+        self._connection, self._reading, self._projection = connection, reading, projection
         self._names = {table.name: f"{table.name}__next" for table in projection.tables}
         self._position = 0
         self._parked: dict[tuple[str, str], int] = {}
@@ -92,14 +103,28 @@ class _Building:
     async def read_log(self, progress: Progress) -> None:
         """Apply the log from where we are to its end."""
         end = await LogReader(self._connection).end()
-        while records := await _records(self._connection, self._projection, self._position, end):
-            operations = self._operations(records)
-            async with self._connection.transaction():
-                await sql.apply(self._connection, operations, self._names)
-            self._position = records[-1].position
-            progress(self._position, end)
+        coming = asyncio.create_task(self._prepare(self._position, end))
+        try:
+            while (batch := await coming)[1]:
+                position, operations = batch
+                # The next batch is read and reduced while Postgres writes this one.
+                coming = asyncio.create_task(self._prepare(position, end))
+                async with self._connection.transaction():
+                    await sql.apply(self._connection, operations, self._names)
+                self._position = position
+                progress(self._position, end)
+        finally:
+            await cancelled(coming)
         self._position = max(self._position, end)
         progress(self._position, end)
+
+    async def _prepare(self, after: int, upto: int) -> tuple[int, list[Applied]]:
+        """Return the next batch's last position and operations; none at the end."""
+        while records := await _records(self._reading, self._projection, after, upto):
+            after = records[-1].position
+            if operations := self._operations(records):
+                return after, operations
+        return after, []
 
     def _operations(self, records: Iterable[Record]) -> list[Applied]:
         topics = {
