@@ -33,7 +33,9 @@ MARKS = Merged("marks", {"highest": "bigint", "final": "boolean"})
 
 Delivery = tuple[str, Applied]  # topic, operation
 
-names = st.one_of(st.none(), st.text(st.characters(exclude_characters="\0"), max_size=3))
+names = st.one_of(
+    st.none(), st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=3)
+)
 times = st.sampled_from([None, "2026-05-11T20:00:00.000001Z", "2026-05-11T20:00:00Z"])
 own_columns = st.fixed_dictionaries(
     {},
