@@ -436,7 +436,7 @@ async def test_a_paused_relay_is_fenced(
     paused, gate = make_relay(locked=False), Gate()
     async with running(paused):
         await topics.become_complete()
-        async with gate.before("_APPEND", monkeypatch):
+        async with gate.before("_PUBLISH", monkeypatch):
             await log.save(archive_zone(new_zone(), "late"))
             await gate.reached.wait()
             await cut_back(topics.redis)
@@ -479,7 +479,7 @@ async def test_a_forger_before_a_paused_relay(
     paused, gate = make_relay(), Gate()
     async with running(paused):
         await topics.become_complete()
-        async with gate.before("_APPEND", monkeypatch):
+        async with gate.before("_PUBLISH", monkeypatch):
             await log.save(new_zone())
             await gate.reached.wait()
             end = await LogReader(topics.db).end()

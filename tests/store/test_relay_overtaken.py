@@ -26,7 +26,7 @@ class Script:
         monkeypatch.setattr(relay_module, "script", self._run)
 
     async def _run(self, redis: Redis, called: str, keys: list[str], args: list[Any]) -> Any:
-        if called == self._text and keys == [ZONES.name] and self.before:
+        if called == self._text and ZONES.name in keys and self.before:
             await self.before.pop(0)()
         return await self._script(redis, called, keys, args)
 
@@ -58,15 +58,14 @@ async def test_every_entry_names_the_one_before_it(
         await redis.delete(ZONES.name)
 
     async def all_has_happened() -> bool:
-        return not head.before and not append.before and await published()
+        return not overtaken.before and not lost.before and await published()
 
     await log.save(new_zone())
     async with running(relay):
         await eventually(published)
     await log.save(new_zone())
-    head, append = Script(monkeypatch, "_HEAD"), Script(monkeypatch, "_APPEND")
-    (head if overtaken_at == "_HEAD" else append).before = [another_relay_goes_on]
-    append.before.append(the_topic_is_lost)
+    overtaken, lost = Script(monkeypatch, overtaken_at), Script(monkeypatch, "_PUBLISH")
+    overtaken.before, lost.before = [another_relay_goes_on], [the_topic_is_lost]
     async with running(relay):
         await eventually(all_has_happened)
     there = await on_topic(redis, ZONES.name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from importlib import resources
@@ -57,7 +57,7 @@ def _script(name: str) -> str:
 
 
 _APPEND, _BEAT = _script("append"), _script("beat")
-_HEAD, _QUARANTINE = _script("head"), _script("quarantine")
+_PUBLISH, _HEAD, _QUARANTINE = _script("publish"), _script("head"), _script("quarantine")
 
 
 @dataclass(slots=True)
@@ -165,12 +165,8 @@ class _Publishing:
             self._waking.clear()
             records = await self._log.records(self._done, limit=_BATCH)
             in_step = True
-            for topic, entries in self._relay.entries(records).items():
-                in_step = await self._append(topic, entries) and in_step
-            if in_step:
-                self._done = records[-1].position if records else self._done
-                if records or time.monotonic() >= self._next_beat:
-                    in_step = await self._beat()
+            if records or time.monotonic() >= self._next_beat:
+                in_step = await self._publish(records)
             if not in_step and not self._leads:
                 return
             if not in_step:
@@ -179,45 +175,89 @@ class _Publishing:
                 until_beat = max(self._next_beat - time.monotonic(), 0)
                 await self._waking.wait(min(self._relay.poll_seconds, until_beat))
 
+    async def _publish(self, records: list[Record]) -> bool:
+        """Append what the topics lack, and beat; False when one is not where we believed."""
+        lacking = {
+            topic: [entry for entry in entries if entry.id > self._heads[topic.name]]
+            for topic, entries in self._relay.entries(records).items()
+        }
+        done = records[-1].position if records else self._done
+        count = sum(map(len, lacking.values()))
+        if 0 < count <= _CHUNK:
+            return await self._append_and_beat(done, lacking, count)
+        in_step = True
+        for topic, entries in lacking.items():
+            in_step = await self._append(topic, entries) and in_step
+        return in_step and await self._beat(done)
+
     async def _append(self, topic: Topic, entries: list[Entry]) -> bool:
-        """Append what a topic lacks; False when it does not end where we believed."""
-        entries = [entry for entry in entries if entry.id > self._heads[topic.name]]
+        """Append to a topic; False when it does not end where we believed."""
         for start in range(0, len(entries), _CHUNK):
             chunk = entries[start : start + _CHUNK]
             head = self._heads[topic.name]
             args: list[Any] = [str(head), self._relay.maxlen]
-            prev = head
-            for entry in chunk:
-                fields = placed(topic, entry, prev, self._relay.rings)
-                args += [str(entry.id), 2 * len(fields)]
-                args += [text for pair in fields.items() for text in pair]
-                prev = entry.id
+            for entry_id, strings in self._strings(topic, chunk):
+                args += [entry_id, len(strings), *strings]
             if await script(self._redis, _APPEND, [topic.name], args) is not None:
                 self._relay.counters.refused += len(chunk)
                 return False
-            self._heads[topic.name] = prev
+            self._heads[topic.name] = chunk[-1].id
             self._relay.counters.published += len(chunk)
         return True
 
-    async def _beat(self) -> bool:
+    def _strings(self, topic: Topic, entries: list[Entry]) -> Iterator[tuple[str, list[str]]]:
+        """Yield id, and names and values in turn, of entries that follow a topic's head."""
+        prev = self._heads[topic.name]
+        for entry in entries:
+            fields = placed(topic, entry, prev, self._relay.rings)
+            yield str(entry.id), [text for pair in fields.items() for text in pair]
+            prev = entry.id
+
+    async def _append_and_beat(
+        self, done: int, lacking: Mapping[Topic, list[Entry]], count: int
+    ) -> bool:
+        """Append a batch to all its topics and beat, in one step or not at all."""
+        heads = self._heads | {topic.name: last[-1].id for topic, last in lacking.items() if last}
+        beat = self._heartbeat(done, heads)
+        args: list[Any] = [HEARTBEAT_MAXLEN, self._relay.maxlen, *map(str, self._heads.values())]
+        args += [len(beat), *beat]
+        numbers = {name: number for number, name in enumerate(self._heads, 1)}
+        for topic, entries in lacking.items():
+            for entry_id, strings in self._strings(topic, entries):
+                args += [numbers[topic.name], entry_id, len(strings), *strings]
+        if not await script(self._redis, _PUBLISH, [HEARTBEAT, *self._heads], args):
+            self._relay.counters.refused += count
+            return False
+        self._heads = heads
+        self._relay.counters.published += count
+        self._have_beaten(done)
+        return True
+
+    async def _beat(self, done: int) -> bool:
         """Say how far everything is published; False when a topic is not where it should be."""
+        strings = self._heartbeat(done, self._heads)
+        heads = map(str, self._heads.values())
+        keys = [HEARTBEAT, *self._heads]
+        if await script(self._redis, _BEAT, keys, [HEARTBEAT_MAXLEN, *heads, *strings]):
+            return False
+        self._have_beaten(done)
+        return True
+
+    def _have_beaten(self, done: int) -> None:
+        self._done = self._relay.counters.position = done
+        self._next_beat = time.monotonic() + _BEAT_SECONDS
+
+    def _heartbeat(self, done: int, heads: Mapping[str, EntryId]) -> list[str]:
         # Each beat says a later time, so nobody can pass an old one off as a new one.
         self._beat_at = max(self._beat_at + 1, int(clock.now().timestamp() * 1e6))
         fields = {
             "at": str(self._beat_at),
-            "position": str(self._done),
-            "heads": orjson.dumps({name: str(head) for name, head in self._heads.items()}).decode(),
+            "position": str(done),
+            "heads": orjson.dumps({name: str(head) for name, head in heads.items()}).decode(),
             "log_id": self._log_id,
         }
         signed = self._relay.rings.facts.signed(HEARTBEAT, fields)
-        strings = [text for pair in signed.items() for text in pair]
-        heads = [str(head) for head in self._heads.values()]
-        keys = [HEARTBEAT, *self._heads]
-        if await script(self._redis, _BEAT, keys, [HEARTBEAT_MAXLEN, *heads, *strings]):
-            return False
-        self._next_beat = time.monotonic() + _BEAT_SECONDS
-        self._relay.counters.position = self._done
-        return True
+        return [text for pair in signed.items() for text in pair]
 
     async def _resync(self) -> None:
         """Make every topic end at the log's end, from where it really ends."""
