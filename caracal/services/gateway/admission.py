@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from math import floor
 from typing import Any
 
@@ -134,9 +135,12 @@ def _bearer(values: list[bytes]) -> str:
     return token.decode("ascii")
 
 
+_peeked = lru_cache(maxsize=2048)(peek)  # an ambient token comes again and again
+
+
 def _peek(token: str, now: float) -> Unverified:
     try:
-        unverified = peek(token)
+        unverified = _peeked(token)
     except InvalidMandate as error:
         raise _malformed() from error
     expires = numeric_date(unverified.claims, "exp")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
@@ -13,11 +15,29 @@ from caracal.errors import Unavailable
 from caracal.events.store.audit_entry import AuditEvent
 from caracal.events.store.audit_writer import AuditWriter
 from caracal.events.store.redis import GONE
-from caracal.mandate import Claims, InvalidMandate, anchors_of, numeric_date, verify
+from caracal.mandate import (
+    Claims,
+    InvalidMandate,
+    VerificationKey,
+    anchors_of,
+    numeric_date,
+    verify,
+)
 from caracal.services.gateway.admission import Inbound, check_claims
 from caracal.services.gateway.refusals import Denied, Stale, StsUnavailable
 from caracal.services.gateway.view import GatewayView
 from caracal.services.jwks import JwksCache
+
+_MAX_HELD = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What a signature has proven, as long as its key is the zone's."""
+
+    key: VerificationKey
+    claims: Claims
+    anchors: frozenset[str]
 
 
 class Bearers:
@@ -35,6 +55,7 @@ class Bearers:
     ) -> None:
         self._view, self._keys, self._redis, self._audit = view, keys, redis, audit
         self._issuer, self._fail_open = issuer, fail_open
+        self._held: OrderedDict[str, _Held] = OrderedDict()
 
     async def check(
         self, inbound: Inbound, registered: str, request_id: str
@@ -46,25 +67,37 @@ class Bearers:
             StsUnavailable: 502, the keys cannot be had.
             Stale: 503, row 12; whether an anchor has ended is the caller's to look at.
         """
-        claims = await self._verified(inbound)
+        held = await self._verified(inbound)
+        claims = held.claims
         names = (inbound.resource, registered)
         now = time.time()
         check_claims(claims, zone_id=inbound.zone_id, resource=names, issuer=self._issuer, now=now)
         if claims.get("use") == "per_call":
             await self._first_use(inbound, claims, request_id)
-        anchors = _anchors(claims)
         if self._view.stale:
             raise Stale
-        return claims, anchors
+        return claims, held.anchors
 
-    async def _verified(self, inbound: Inbound) -> Claims:
+    async def _verified(self, inbound: Inbound) -> _Held:
         try:
-            keys = await self._keys.keys(inbound.zone_id, inbound.unverified.kid)
-            return verify(inbound.unverified, keys)
+            kid = inbound.unverified.kid
+            keys = await self._keys.keys(inbound.zone_id, kid)
+            held = self._held.get(inbound.token)
+            if held is None or held.key is not keys.get(kid):
+                claims = verify(inbound.unverified, keys)
+                held = self._hold(inbound.token, _Held(keys[kid], claims, anchors_of(claims)))
+            return held
         except InvalidMandate:
             raise _invalid() from None
         except Unavailable as unavailable:
             raise StsUnavailable(502, unavailable.description) from None
+
+    def _hold(self, token: str, held: _Held) -> _Held:
+        """Remember that a token is genuine: an ambient one is used for many calls."""
+        self._held[token] = held
+        if len(self._held) > _MAX_HELD:
+            self._held.popitem(last=False)
+        return held
 
     async def _first_use(
         self, inbound: Inbound, claims: Mapping[str, Any], request_id: str
@@ -83,13 +116,6 @@ class Bearers:
         if not first:
             await self._audit.add([_replay_event(inbound, claims, request_id)])
             raise _replayed()
-
-
-def _anchors(claims: Claims) -> frozenset[str]:
-    try:
-        return anchors_of(claims)
-    except InvalidMandate:
-        raise _invalid() from None
 
 
 def _replay_event(inbound: Inbound, claims: Mapping[str, Any], request_id: str) -> AuditEvent:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
@@ -20,6 +21,10 @@ _PATH = "/oauth/2/token"
 _MAX_SUCCESS, _MAX_ERROR = 65_536, 16_384
 _PASSED = ("challenge_id", "challenge_type", "challenge_secret", "challenge_expires_at", "detail")
 _FAILURES, _OPEN_SECONDS = 5, 2.0
+_PLAIN = re.compile(r"[A-Za-z0-9_.~-]*")  # unreserved, RFC 3986, section 2.3
+_ESCAPES = {
+    byte: chr(byte) if _PLAIN.fullmatch(chr(byte)) else f"%{byte:02X}" for byte in range(256)
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +66,7 @@ class Exchange:
         """
         if time.monotonic() < self._open_until:
             raise CircuitOpen(retry_after=int(_OPEN_SECONDS))
-        fields = {"grant_type": _GRANT_TYPE, "subject_token_type": _TOKEN_TYPE, **form}
-        body = urlencode({k: v for k, v in fields.items() if v is not None}).encode()
+        body = encoded({"grant_type": _GRANT_TYPE, "subject_token_type": _TOKEN_TYPE, **form})
         try:
             granted = _granted(await self._post(body, request_id), str(form["resource"]))
         except TimeoutError:
@@ -118,6 +122,21 @@ async def _bounded(stream: aiohttp.StreamReader, limit: int) -> bytes:
         if len(content) > limit:
             return b""
     return content
+
+
+def encoded(form: Mapping[str, str | None]) -> bytes:
+    """Return a form as ``application/x-www-form-urlencoded``; None is not sent.
+
+    One pass in C for each value: ``urllib.parse.urlencode`` took a sixth of a whole call.
+    """
+    pairs = (f"{name}={_quoted(text)}" for name, text in form.items() if text is not None)
+    return "&".join(pairs).encode("ascii")
+
+
+def _quoted(text: str) -> str:
+    if _PLAIN.fullmatch(text):
+        return text
+    return text.encode().decode("latin-1").translate(_ESCAPES)
 
 
 def _granted(answer: _Answer, resource: str) -> Granted:
