@@ -228,6 +228,12 @@ async def test_a_per_call_token_passes_once_and_its_replay_is_on_record(scene: S
     assert token not in entries[-1][1][b"data"].decode()
 
 
+async def test_trace_is_not_passed_on(scene: Scene) -> None:
+    """It would hand the mandate back to who must never hold it."""
+    answer = await scene.call(method="TRACE")
+    assert (answer.status_code, answer.json()["error"]) == (405, "method_not_allowed")
+
+
 async def test_an_ambient_token_may_be_used_again(scene: Scene) -> None:
     headers = scene.headers()
     for _ in range(3):

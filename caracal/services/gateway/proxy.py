@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
+from caracal.errors import MethodNotAllowed
 from caracal.services.gateway.call_context import MAX_MCP_BODY
 from caracal.services.gateway.calls import Calls
 from caracal.services.gateway.checks import Known
@@ -41,6 +42,8 @@ class Proxy:
     async def _proxied(
         self, scope: Scope, receive: Receive, send: Send, request_id: str, known: Known
     ) -> None:
+        if scope["method"] == "TRACE":  # it hands back what it got: the mandate (RFC 9110, 9.3.8)
+            raise MethodNotAllowed("method_not_allowed", "TRACE is not passed on")
         checked = await self._calls.check(scope, request_id, known)
         upload = Upload(scope, receive, self._max_request_bytes)
         reply = Reply(scope, send, request_id, checked.inbound.expires_in(time.time()))
