@@ -124,3 +124,22 @@ async def test_a_warm_exchange_is_one_call_of_redis(database_url: str, redis_url
         # Inside of the script: each entry of the evidence, each nonce, each rate.
         assert calls["cmdstat_xadd"] == await redis.xlen(AUDIT) - count == 6
         assert (calls["cmdstat_set"], calls["cmdstat_incr"]) == (2, 4)
+
+
+async def test_a_rate_over_its_limit_gives_nothing_without_evidence(
+    database_url: str, redis_url: str
+) -> None:
+    """The entries of what is not usual come by a second call; it may fail by itself."""
+    async with new_world(database_url, redis_url) as world:
+        narrow = await world.tenant.add_resource(
+            rate_limit={"window_seconds": 600, "max_requests": 1}
+        )
+        wanted = [narrow.identifier, "resource://one"]
+        assert (await world.per_call(resource=wanted)).status_code == 200
+        await world.redis.rename(AUDIT, "aside")
+        await world.redis.set(AUDIT, "no stream")
+        assert told(await world.per_call(resource=wanted)) == (503, "audit_unavailable")
+        await world.redis.rename("aside", AUDIT)
+        answer = await world.per_call(resource=wanted)
+        assert answer.json()["target_resources"] == ["resource://one"]
+        assert len(await world.audit(answer)) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from caracal.errors import CaracalError
 from caracal.events.store.audit_entry import AuditEvent, Prebuilt
@@ -13,7 +14,7 @@ from caracal.services.sts.call import Call
 from caracal.services.sts.exchange import Exchange, Granted, Verdict
 from caracal.services.sts.refusals import Refused, replayed
 from caracal.services.sts.resource_decision import conclude
-from caracal.services.sts.settlement import Settlement, Settlements, Step
+from caracal.services.sts.settlement import Entry, Settlement, Settlements, Step
 from caracal.services.sts.view import StsView
 
 _WINDOW_SECONDS, _MAX_REQUESTS = 60, 1000
@@ -32,7 +33,7 @@ class Recorder:
         settlement = Settlement(
             nonce=call.nonce,
             replayed=self._replayed(call),
-            when_none=self._of_refusal(call, refused),
+            when_none=partial(self._of_refusal, call, refused),
         )
         settled = await self.settlements.settle(settlement)
         return replayed().error if settled.replayed else refused.error
@@ -46,13 +47,13 @@ class Recorder:
             CaracalError: the nonce was used before, or nothing is left.
             Unavailable: 503 ``audit_unavailable``: no evidence, no mandate.
         """
-        none = evidence.of_outcome(exchange, "exchange_denied", "nothing granted")
+        none = partial(self._of_outcome, exchange, "exchange_denied", "nothing granted")
         settled = await self.settlements.settle(
             Settlement(
                 self._steps(exchange, verdicts),
                 call.nonce,
                 self._replayed(call),
-                when_none=self._entry(none),
+                when_none=none,
             )
         )
         if settled.replayed:
@@ -71,7 +72,7 @@ class Recorder:
         status: str = "exchange_denied",
     ) -> CaracalError:
         """Record the decisions and a deny of the whole request; return what to answer."""
-        entry = self._entry(evidence.of_outcome(exchange, status, error.description))
+        entry = partial(self._of_outcome, exchange, status, error.description)
         settled = await self.settlements.settle(
             Settlement(
                 self._steps(exchange, verdicts),
@@ -95,7 +96,7 @@ class Recorder:
         resource, limit = verdict.resource, verdict.resource["rate_limit"] or {}
         return Step(
             within,
-            over=self._entry(evidence.of_limit(exchange, verdict)),
+            over=partial(self._of_limit, exchange, verdict),
             counter=f"rl:{exchange.zone.id}:{resource['id']}:{exchange.application['id']}",
             limit=limit.get("max_requests", _MAX_REQUESTS),
             window=limit.get("window_seconds", _WINDOW_SECONDS),
@@ -103,13 +104,19 @@ class Recorder:
             ends=verdict.ends is not None,
         )
 
-    def _replayed(self, call: Call) -> Prebuilt | None:
-        return self._of_refusal(call, replayed()) if call.by_gateway else None
+    def _replayed(self, call: Call) -> Entry | None:
+        return partial(self._of_refusal, call, replayed()) if call.by_gateway else None
 
     def _of_refusal(self, call: Call, refused: Refused) -> Prebuilt:
         zone_id = call.request.zone_id
         known = zone_id if self.view.zone(zone_id) is not None else evidence.NO_ZONE
         return self._entry(evidence.of_refusal(call.request, call.request_id, known, refused))
+
+    def _of_limit(self, exchange: Exchange, verdict: Verdict) -> Prebuilt:
+        return self._entry(evidence.of_limit(exchange, verdict))
+
+    def _of_outcome(self, exchange: Exchange, status: str, reason: str) -> Prebuilt:
+        return self._entry(evidence.of_outcome(exchange, status, reason))
 
     def _entry(self, event: AuditEvent) -> Prebuilt:
         return self.writer.prebuilt(event)

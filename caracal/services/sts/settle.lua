@@ -1,33 +1,20 @@
--- The one Redis call of an exchange: takes the Gateway's nonce, counts the rates, and adds, of
--- the prebuilt audit entries, those that apply.
+-- The one Redis call of an exchange: takes the Gateway's nonce, counts the rates, and adds the
+-- audit entries, which are those of a new nonce and of rates within their limits. When it turns
+-- out otherwise it adds none, and the entries that apply then come in a call of their own.
 --
 -- KEYS: audit topic, nonce ('' = ordinary call), then a rate counter for each step ('' = none).
--- ARGV: life of a nonce (s); entry of a replay; number of steps; for each step: limit, window
---       (s), granted (1), ends the request (1), entry, entry when limited; then the entry to add
---       when something was granted, and when nothing was.
--- An entry is its number of strings (0 = none), then name, value, name, value ...
+-- ARGV: life of a nonce (s); number of steps; for each step: limit, window (s), ends the request
+--       (1); then the entries, each its number of strings, then name, value, name, value ...
 -- Returns: 'ok' or 'replayed'; one character a step, 1 = limited; ids of the added entries.
 local at = 0
 local function take()
   at = at + 1
   return ARGV[at]
 end
-local function entry()
-  local first = at + 2
-  at = first + tonumber(ARGV[at + 1]) - 1
-  return {first, at}
-end
-local added = {}
-local function add(one)
-  if one[1] <= one[2] then
-    added[#added + 1] = redis.call('XADD', KEYS[1], '*', unpack(ARGV, one[1], one[2]))
-  end
-end
 
-local nonce_life, replayed = take(), entry()
+local nonce_life = take()
 if KEYS[2] ~= '' and not redis.call('SET', KEYS[2], '1', 'NX', 'EX', nonce_life) then
-  add(replayed)
-  return {'replayed', '', added}
+  return {'replayed', '', {}}
 end
 
 local function over(key, limit, window)
@@ -37,18 +24,19 @@ local function over(key, limit, window)
   return count > limit
 end
 
-local limited, granted, ended = {}, 0, false
+local limited, within, ended = {}, true, false
 for step = 1, tonumber(take()) do
-  local limit, window, grants, ends = tonumber(take()), take(), take() == '1', take() == '1'
-  local within, without = entry(), entry()
+  local limit, window, ends = tonumber(take()), take(), take() == '1'
   local refused = not ended and over(KEYS[2 + step], limit, window)
   limited[step] = refused and '1' or '0'
-  if not ended then
-    add(refused and without or within)
-    if grants and not refused then granted = granted + 1 end
-    ended = ends and not refused
-  end
+  within = within and not refused
+  ended = ended or (ends and not refused)
 end
-local when_granted, when_none = entry(), entry()
-if not ended then add(granted > 0 and when_granted or when_none) end
+
+local added = {}
+while within and at < #ARGV do
+  local size = tonumber(take())
+  added[#added + 1] = redis.call('XADD', KEYS[1], '*', unpack(ARGV, at + 1, at + size))
+  at = at + size
+end
 return {'ok', table.concat(limited), added}

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha1
 from importlib.resources import files
-from typing import Any
 
 from redis.exceptions import NoScriptError
 
@@ -21,6 +20,9 @@ from caracal.services.sts.refusals import audit_unavailable
 logger = logging.getLogger(__name__)
 
 NONCE_SECONDS = 120
+Entry = Callable[[], Prebuilt]
+"""An audit entry that is made when it is needed: most of what might apply never does."""
+
 _SCRIPT = files("caracal.services.sts").joinpath("settle.lua").read_text()
 _SHA = sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
@@ -30,7 +32,7 @@ class Step:
     """One resource: its rate counter, and its entry within and over the limit."""
 
     within: Prebuilt
-    over: Prebuilt | None = None
+    over: Entry | None = None
     counter: str = ""
     limit: int = 0
     window: int = 0
@@ -51,9 +53,9 @@ class Settlement:
 
     steps: Sequence[Step] = ()
     nonce: str | None = None
-    replayed: Prebuilt | None = None
-    when_granted: Prebuilt | None = None
-    when_none: Prebuilt | None = None
+    replayed: Entry | None = None
+    when_granted: Entry | None = None
+    when_none: Entry | None = None
 
     @property
     def allows(self) -> bool:
@@ -66,11 +68,15 @@ class Settled:
     """What Redis said; ``limited`` holds one value for each step."""
 
     replayed: bool
-    limited: Sequence[bool]
+    limited: tuple[bool, ...]
 
 
 class Settlements:
-    """Makes the call. Redis gone: an allow is refused, a deny is given without its entry."""
+    """Makes the call. Redis gone: an allow is refused, a deny is given without its entry.
+
+    The call brings the entries of the usual outcome. A nonce used before, or a rate over its limit,
+    costs a second one with the entries that apply then: they need not be made for all others.
+    """
 
     def __init__(self, line: RedisLine, writer: AuditWriter) -> None:
         self._line, self._writer = line, writer
@@ -84,61 +90,65 @@ class Settlements:
         """
         if settlement.allows:
             self._writer.check()
+        settled = usual = Settled(False, (False,) * len(settlement.steps))
+        entries = _chosen(settlement, usual)
         try:
-            code, limited, added = await self._call(settlement)
+            settled, added = await self._call(settlement, entries)
+            if settled != usual:
+                entries = _chosen(settlement, settled)
+                _, added = await self._call(Settlement(), entries)
         except GONE as error:
-            return self._without_evidence(settlement, error)
-        done = Settled(code == b"replayed", [mark == ord("1") for mark in limited])
-        self._writer.acknowledged(_chosen(settlement, done), added)
-        return done
+            self._without_evidence(settlement, entries, error)
+        else:
+            self._writer.acknowledged(entries, added)
+        return settled
 
-    async def _call(self, settlement: Settlement) -> Any:
+    async def _call(
+        self, settlement: Settlement, entries: Sequence[Prebuilt]
+    ) -> tuple[Settled, list[bytes]]:
         keys = [AUDIT, f"caracal:sts:gw-nonce:{settlement.nonce}" if settlement.nonce else ""]
         keys += [step.counter for step in settlement.steps]
-        args = list(_arguments(settlement))
+        args = list(_arguments(settlement, entries))
         try:
-            return await self._line.command("EVALSHA", _SHA, len(keys), *keys, *args)
+            answer = await self._line.command("EVALSHA", _SHA, len(keys), *keys, *args)
         except NoScriptError:  # the server is new
-            return await self._line.command("EVAL", _SCRIPT, len(keys), *keys, *args)
+            answer = await self._line.command("EVAL", _SCRIPT, len(keys), *keys, *args)
+        code, limited, added = answer
+        return Settled(code == b"replayed", tuple(mark == ord("1") for mark in limited)), added
 
-    def _without_evidence(self, settlement: Settlement, error: BaseException) -> Settled:
+    def _without_evidence(
+        self, settlement: Settlement, entries: Sequence[Prebuilt], error: BaseException
+    ) -> None:
         counters = self._writer.counters
         counters.errors += 1
         if settlement.allows or settlement.nonce:
             raise audit_unavailable() from error
-        unlimited = Settled(False, [False] * len(settlement.steps))
-        counters.dropped += len(_chosen(settlement, unlimited))
+        counters.dropped += len(entries)
         logger.warning("audit entries dropped: %s", type(error).__name__)
-        return unlimited
 
 
 def _chosen(settlement: Settlement, settled: Settled) -> list[Prebuilt]:
-    """Return the entries that the script adds, in its order."""
+    """Return the entries of an outcome, in order."""
     if settled.replayed:
-        return [settlement.replayed] if settlement.replayed else []
-    chosen: list[Prebuilt | None] = []
+        return _made(settlement.replayed)
+    chosen: list[Prebuilt] = []
     granted = False
     for step, over in zip(settlement.steps, settled.limited, strict=True):
-        chosen.append(step.over if over else step.within)
+        chosen += _made(step.over) if over else [step.within]
         granted |= step.grants and not over
         if step.ends and not over:
-            break
-    else:
-        chosen.append(settlement.when_granted if granted else settlement.when_none)
-    return [entry for entry in chosen if entry is not None]
+            return chosen
+    return chosen + _made(settlement.when_granted if granted else settlement.when_none)
 
 
-def _arguments(settlement: Settlement) -> Iterator[Arg]:
-    yield NONCE_SECONDS
-    yield from _entry(settlement.replayed)
-    yield len(settlement.steps)
+def _made(entry: Entry | None) -> list[Prebuilt]:
+    return [] if entry is None else [entry()]
+
+
+def _arguments(settlement: Settlement, entries: Sequence[Prebuilt]) -> Iterator[Arg]:
+    yield from (NONCE_SECONDS, len(settlement.steps))
     for step in settlement.steps:
-        yield from (step.limit, step.window, int(step.grants), int(step.ends))
-        yield from _entry(step.within)
-        yield from _entry(step.over)
-    yield from _entry(settlement.when_granted)
-    yield from _entry(settlement.when_none)
-
-
-def _entry(entry: Prebuilt | None) -> tuple[Arg, ...]:
-    return (0,) if entry is None else (len(entry.fields), *entry.fields)
+        yield from (step.limit, step.window, int(step.ends))
+    for entry in entries:
+        yield len(entry.fields)
+        yield from entry.fields

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote_plus
+from urllib.parse import quote_plus, unquote_to_bytes
 
 import orjson
 
@@ -20,6 +20,7 @@ MAX_RESOURCES = 256
 MAX_CALL_CONTEXT = 8 * 1024
 
 _TOKEN_TYPES = ("", ACCESS_TOKEN, "urn:ietf:params:oauth:token-type:jwt")
+_ENCODED = {quote_plus(name): name for name in (GRANT_TYPE, *_TOKEN_TYPES)}  # sent in each form
 _SECONDS = re.compile(r"[0-9]{1,999}")
 _REPEATABLE = "resource"
 
@@ -113,7 +114,10 @@ def _pair(part: str) -> tuple[str, str]:
 
 
 def _plain(text: str) -> str:
-    return unquote_plus(text, errors="strict") if "%" in text or "+" in text else text
+    """Decode; what is ASCII needs no search for what is not, as ``unquote_plus`` does it."""
+    if "%" not in text and "+" not in text:
+        return text
+    return _ENCODED.get(text) or unquote_to_bytes(text.replace("+", " ")).decode()
 
 
 def _single(pairs: Iterable[tuple[str, str]]) -> Mapping[str, str]:
