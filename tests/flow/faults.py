@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import psycopg
@@ -15,11 +15,12 @@ from redis.exceptions import ResponseError
 
 from caracal.events.topics import AUDIT
 from tests.flow.product import Product
-from tests.flow.tampering import FACT_TOPICS, TAMPERINGS, Tampering
+from tests.flow.tampering import FACT_TOPICS, LOSSES, TAMPERINGS, Tampering
 
 Fault = Callable[[], Awaitable[None]]
 _WORKERS = ("worker", "worker2")
 _WRITERS = ("sts", "gateway")
+_PAUSED = ("worker", "worker2", "api2", "sts", "gateway")
 
 
 class Faults:
@@ -39,38 +40,33 @@ class Faults:
 
     def all(self) -> dict[str, Fault]:
         """Return every fault by its name."""
-        killed = ("api", "api2", "sts", "gateway", "workers")
+        killed = ("api", "api2", *_WRITERS, *_WORKERS)
         tampered = {each.__name__: partial(self._tamper, each) for each in TAMPERINGS}
         return {
             **{f"kill {name}": partial(self._kill, name) for name in killed},
+            **{f"pause {name}": partial(self._pause, name) for name in _PAUSED},
             **{f"topic {name}": fault for name, fault in tampered.items()},
+            "kill both workers": partial(self._kill, *_WORKERS),
             "kill redis": self._kill_redis,
             "kill postgres": self._kill_postgres,
             "kill both servers": self._kill_both,
             "flushall": self._flush,
             "audit trimmed": self._trim_audit,
-            "worker paused": self._pause,
-            "worker paused long": partial(self._pause, 2.5),
-            "second worker": self._second_worker,
-            "one worker": self._one_worker,
+            "worker silent": partial(self._pause, "worker", 2.5),
+            "losses unseen": self.lose_unseen,
         }
 
-    async def _hold(self, longest: float = 0.6) -> None:
+    async def _hold(self, longest: float = 0.5) -> None:
         await asyncio.sleep(self._dice.uniform(0.05, longest))
 
-    def _worker(self) -> str:
-        return self._dice.choice([name for name in _WORKERS if name in self._product.running])
-
-    async def _kill(self, name: str) -> None:
-        if name == "workers":
-            names = [each for each in _WORKERS if each in self._product.running]
-        else:
-            names = [name]
-        if name in _WRITERS:
+    async def _kill(self, *names: str) -> None:
+        if not set(names).isdisjoint(_WRITERS):
             await self._forgets("writer")
         self._product.kill(*names)
         await self._hold()
-        await self._start(*names)
+        self._product.start(*names)
+        for name in names:
+            await self._product.ready(name)
 
     async def _kill_redis(self) -> None:
         await self._forgets("redis")
@@ -94,37 +90,45 @@ class Faults:
 
     async def _flush(self) -> None:
         await self._forgets("redis")
-        async with self._redis() as redis:
+        async with self._unread() as redis:
             await redis.flushall()
 
     async def _trim_audit(self) -> None:
         await self._forgets("redis")
-        async with self._redis() as redis:
+        async with self._unread() as redis:
             await redis.xtrim(AUDIT, maxlen=0, approximate=False)
 
     async def _tamper(self, tampering: Tampering) -> None:
         async with self._redis() as redis:
             for topic in self._dice.sample(FACT_TOPICS, 3):
-                with suppress(ResponseError):  # the relay was faster: that id is no longer free
-                    await tampering(redis, topic, self._dice)
+                await self._attempt(tampering, redis, topic)
                 await self._hold(0.2)
 
-    async def _pause(self, longest: float = 0.8) -> None:
-        with self._product.paused(self._worker()):
+    async def lose_unseen(self) -> None:
+        """Take entries away from each who does not look: he must find out when he reads on."""
+        for name in self._dice.sample(_PAUSED, len(_PAUSED)):
+            with self._product.paused(name):
+                await self._hold(0.3)
+                async with self._redis() as redis:
+                    for topic in FACT_TOPICS:
+                        await self._attempt(self._dice.choice(LOSSES), redis, topic)
+            await self._hold(0.3)
+
+    async def _attempt(self, tampering: Tampering, redis: Redis, topic: str) -> None:
+        with suppress(ResponseError):  # the relay was faster: that id, that topic is another now
+            await tampering(redis, topic, self._dice)
+
+    async def _pause(self, name: str, longest: float = 0.8) -> None:
+        with self._product.paused(name):
             await self._hold(longest)
 
-    async def _second_worker(self) -> None:
-        await self._start(*(name for name in _WORKERS if name not in self._product.running))
-
-    async def _one_worker(self) -> None:
-        if all(name in self._product.running for name in _WORKERS):
-            self._product.kill(self._dice.choice(_WORKERS))
-        await self._hold()
-
-    async def _start(self, *names: str) -> None:
-        self._product.start(*names)
-        for name in names:
-            await self._product.ready(name)
+    @asynccontextmanager
+    async def _unread(self) -> AsyncIterator[Redis]:
+        """Give Redis with entries in it that no worker has read yet."""
+        with self._product.paused("worker"), self._product.paused("worker2"):
+            await self._hold()
+            async with self._redis() as redis:
+                yield redis
 
     async def _forgets(self, who: str) -> None:
         if self._forgot not in ("", who):

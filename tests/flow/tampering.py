@@ -126,6 +126,7 @@ async def false_heartbeat(redis: Redis, topic: str, dice: random.Random) -> None
         await redis.xadd(HEARTBEAT, dict(fields))
 
 
+LOSSES: tuple[Tampering, ...] = (deleted, trimmed, no_topic)
 TAMPERINGS: tuple[Tampering, ...] = (
     stray,
     forged,
@@ -134,8 +135,6 @@ TAMPERINGS: tuple[Tampering, ...] = (
     duplicated,
     reordered,
     truncated,
-    deleted,
-    trimmed,
-    no_topic,
+    *LOSSES,
     false_heartbeat,
 )

@@ -5,6 +5,7 @@ A row of the table in the design, section 1.5, is a test here.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -132,6 +133,12 @@ async def assert_flows(stream: Stream) -> None:
     await eventually(more, what="the stream going on")
 
 
+async def over(ended: asyncio.Task[None]) -> None:
+    """Wait for the end of a stream, not for ever."""
+    async with asyncio.timeout(15):
+        await ended
+
+
 async def application(tenant: Tenant) -> Answer:
     """Make an application with a secret."""
     body = {"name": "late", "credential_type": "token"}
@@ -159,7 +166,7 @@ async def test_without_the_worker_all_serve_and_the_read_models_follow_later(
         await assert_flows(stream)
         revoked = await tenant.revoke(grant)
         assert (revoked.status, is_pending(revoked)) == (204, True)
-        await ended
+        await over(ended)
         assert stream.trailers == {"x-caracal-revoked": "true"}
         assert (await tenant.call(token, position=revoked.position)).status == 401
         assert (await tenant.mint(token, position=revoked.position)).status == 403
@@ -190,7 +197,7 @@ async def test_without_redis_nothing_new_is_allowed_and_open_streams_hang_on_the
 
         await assert_flows(stream)
         assert (await tenant.revoke(grant)).status == 204
-        await ended
+        await over(ended)
         assert stream.trailers == {"x-caracal-revoked": "true"}
         assert upstream.calls == calls
     await assert_ready(product, api="ready")
@@ -209,7 +216,7 @@ async def test_without_worker_and_redis_a_revocation_still_cuts(
                 await assert_flows(stream)
                 revoked = await tenant.revoke(grant)
                 assert (revoked.status, is_pending(revoked)) == (204, True)
-                await ended
+                await over(ended)
             finally:
                 product.servers.restart_valkey()
         assert stream.trailers == {"x-caracal-revoked": "true"}
@@ -240,7 +247,7 @@ async def test_without_postgres_all_refuse_once_nobody_knows_what_was_revoked(
             assert_later(await tenant.exchange(), 503, "state_stale")
             stale = "revocation_snapshot_stale"
             await assert_ready(product, sts="state_stale", gateway=stale)
-            await ended
+            await over(ended)
             assert stream.trailers == {"x-caracal-stale": "true"}
             calls = upstream.calls
             assert_later(await tenant.call(token), 503, "state_stale")
@@ -272,7 +279,7 @@ async def test_without_the_sts_nothing_passes(
             await assert_ready(product, api="ready", gateway="sts_unreachable")
             await assert_flows(stream)
             assert (await tenant.revoke(grant)).status == 204
-            await ended
+            await over(ended)
             assert stream.trailers == {"x-caracal-revoked": "true"}
         assert upstream.calls == calls
     await tenant.grant()
