@@ -30,24 +30,10 @@ def connect(url: str, *, timeout: float = 3.0, connections: int = 100) -> Redis:
 
 
 class _Packing:
-    """Packs commands by hiredis and sends them at once; the library does both more dearly."""
-
-    _writer: Any
-    is_connected: bool
+    """Packs commands by hiredis; the library's own asyncio connections do it in Python."""
 
     def pack_command(self, *args: Any) -> list[bytes]:
         return [hiredis.pack_command((*args[0].split(), *args[1:]))]
-
-    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
-        """Send without a task and its timeout, while the transport would not make us wait."""
-        transport = self._writer.transport if self.is_connected else None
-        if transport is None or transport.get_write_buffer_size() or type(command) is not list:
-            await super().send_packed_command(command, check_health)  # type: ignore[misc]
-        elif transport.is_closing():
-            await self.disconnect(nowait=True)  # type: ignore[attr-defined]
-            raise ConnectionError("the connection was lost")
-        else:
-            transport.writelines(command)
 
 
 class _Tcp(_Packing, Connection):
