@@ -26,6 +26,7 @@ class Listening:
         self._loop = asyncio.get_running_loop()
         self._early: list[Notify] = []  # came with the answer to a query
         connection.add_notify_handler(self._early.append)
+        self._reading = False
         self.lost: asyncio.Future[None] = self._loop.create_future()
 
     @classmethod
@@ -46,12 +47,17 @@ class Listening:
         for notify in self._early:
             self._heard(notify.channel, notify.payload)
         self._loop.add_reader(self._socket, self._readable)
+        self._reading = True
         self._readable()
 
     def stop(self) -> None:
         """Hear no more; to be called before the connection is closed."""
-        if not self.lost.done():
+        # Not told by ``lost``: who waits for it may have been cancelled, and it with them. A reader
+        # left behind would deafen the next connection that gets this file descriptor.
+        if self._reading:
+            self._reading = False
             self._loop.remove_reader(self._socket)
+        if not self.lost.done():
             self.lost.set_result(None)
 
     def _readable(self) -> None:
