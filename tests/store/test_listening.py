@@ -12,7 +12,7 @@ from caracal.events.store.listening import Listening
 async def test_who_waits_and_is_cancelled_leaves_no_reader_behind(database_url: str) -> None:
     """Else the next connection with this file descriptor is never read."""
     connection = await AsyncConnection.connect(database_url, autocommit=True)
-    listening = await Listening.open(connection, lambda *_: None, "some")
+    listening = await Listening.open(connection, lambda *_: None, "news")
     descriptor = connection.pgconn.socket
 
     async def wait() -> None:
@@ -35,8 +35,8 @@ async def test_what_was_notified_is_heard(database_url: str) -> None:
         await AsyncConnection.connect(database_url, autocommit=True) as other,
     ):
         listening = await Listening.open(
-            connection, lambda channel, payload: heard.put_nowait((channel, payload)), "some"
+            connection, lambda channel, payload: heard.put_nowait((channel, payload)), "news"
         )
-        await other.execute("SELECT pg_notify('some', '7')")
-        assert await asyncio.wait_for(heard.get(), 10) == ("some", "7")
+        await other.execute("SELECT pg_notify('news', '7')")
+        assert await asyncio.wait_for(heard.get(), 10) == ("news", "7")
         listening.stop()
