@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 BATCH = 100
 _GATHER_SECONDS = 0.05
+_BUSY = 5  # small batches in a row, each right after the other
 _BLOCK_MS = 1000
 _LARGEST_N = 2**63 - 1
 _TRANSIENT = ("08", "25", "40", "53", "55", "57", "58", "XX")
@@ -106,6 +107,8 @@ class _Ingesting:
         self._counters = ingestor.counters
         self._next_claim = 0.0
         self._upto: EntryId | None = None
+        self._ingested_at = 0.0
+        self._in_a_row = 0
 
     @classmethod
     async def open(cls, ingestor: Ingestor, stack: AsyncExitStack) -> _Ingesting:
@@ -131,8 +134,7 @@ class _Ingesting:
                     await self._claim()
                 if entries := await self._read(start):
                     await self._ingest(entries)
-                    if len(entries) < BATCH:
-                        await asyncio.sleep(_GATHER_SECONDS)  # a commit for each entry is dear
+                    await self._gather(len(entries))
                 elif start == "0":
                     start = ">"
                 else:
@@ -147,6 +149,18 @@ class _Ingesting:
             LEDGER_GROUP, self._ingestor.consumer, {AUDIT: start}, count=BATCH, block=_BLOCK_MS
         )
         return [entry for _, entries in streams_of(answer) for entry in entries]
+
+    async def _gather(self, size: int) -> None:
+        """Under a steady stream let entries gather: a commit for each is dear.
+
+        What comes alone is in the ledger at once; somebody may ask for it next.
+        """
+        now = time.monotonic()
+        at_once = size < BATCH and now - self._ingested_at < 2 * _GATHER_SECONDS
+        self._in_a_row = self._in_a_row + 1 if at_once else 0
+        if self._in_a_row >= _BUSY:
+            await asyncio.sleep(_GATHER_SECONDS)
+        self._ingested_at = time.monotonic()
 
     async def _claim(self) -> None:
         """Take over what other consumers were given and have not acknowledged for a while."""
