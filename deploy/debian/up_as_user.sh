@@ -5,8 +5,8 @@ cd "$(dirname "$0")/../.."
 home=$(mktemp -d /tmp/caracal-user.XXXXXX)
 trap 'rm -rf "$home"' EXIT
 if [ "$(id -u)" = 0 ]; then
-  chown 60999:60999 "$home"
-  as_user="setpriv --reuid=60999 --regid=60999 --clear-groups"
+  chown nobody:nogroup "$home"
+  as_user="setpriv --reuid=nobody --regid=nogroup --clear-groups"
   bare="env -i HOME=$home LANG=C.UTF-8 PATH=/usr/local/bin:/usr/bin:/bin"
   # Checkout and interpreter may lie below a directory that only root may enter: the user gets
   # an environment of their own, of a Python that they can run.
@@ -16,7 +16,7 @@ if [ "$(id -u)" = 0 ]; then
   }
   mkdir "$home/source"
   git archive HEAD | tar -x -C "$home/source"
-  chown -R 60999:60999 "$home/source"
+  chown -R nobody:nogroup "$home/source"
   $bare $as_user python3 -m venv "$home/venv"
   # By the user's own Python: the lock's markers ask for its version.
   pip="env HOME=$home $as_user $home/venv/bin/python -m pip install --quiet --no-deps --no-cache-dir"
