@@ -84,6 +84,16 @@ async def test_too_many_failures_block_the_unknown_and_not_the_remembered(world:
     assert (await world.by_gateway(form)).status_code == 200
 
 
+async def test_forged_gateway_signatures_leave_no_evidence_without_end(world: World) -> None:
+    form = world.tenant.form(subject_token=world.tenant.token(), client_secret=None)
+    forged = {"X-Caracal-Gateway-Signature": "0" * 64}
+    answers = [await world.by_gateway(form, **forged) for _ in range(8)]
+    assert [answer.status_code for answer in answers] == [401] * 4 + [429] * 4
+    entries = [await world.audit(answer) for answer in answers]
+    assert [len(entry) for entry in entries] == [1] * 4 + [0] * 4
+    assert (await world.by_gateway(form)).status_code == 200
+
+
 class Clock:
     def __init__(self) -> None:
         self.now = 0.0

@@ -309,6 +309,20 @@ async def replayed_nonce(world: World) -> httpx.Response:
     return await world.by_gateway(form, replay=replay, **{"X-Request-Id": request_id})
 
 
+def deep(levels: int) -> str:
+    return '{"http": ' + '{"a": ' * levels + "1" + "}" * levels + "}"
+
+
+def gateway_context(text: str) -> Send:
+    async def send(world: World) -> httpx.Response:
+        form = world.tenant.form(
+            subject_token=world.tenant.token(), client_secret=None, call_context=text
+        )
+        return await world.by_gateway(form)
+
+    return send
+
+
 async def gateway_without_subject(world: World) -> httpx.Response:
     return await world.by_gateway(world.tenant.form(client_secret=None))
 
@@ -342,6 +356,14 @@ ROWS = [
     row("0b twice", form(scope=["read", "write"]), 400, "invalid_token"),
     row("0b two secrets", form(client_secret=["a", "b"]), 400, "invalid_token"),
     row("0b too many", form(resource=[f"r{n}" for n in range(257)]), 400, "invalid_token"),
+    row(
+        "0b scopes",
+        form(scope=" ".join(f"s{n}" for n in range(257))),
+        400,
+        "invalid_token",
+    ),
+    row("0b deep context", gateway_context(deep(40)), 400, "invalid_token"),
+    row("0b deepest context", gateway_context(deep(2000)), 400, "invalid_token"),
     # 0c
     row(
         "0c signature",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from caracal.projections.memory import Row
+from caracal.services.sts.call import Call
 from caracal.services.sts.client_secrets import ClientSecrets
 from caracal.services.sts.failure_limit import FailureLimit
 from caracal.services.sts.refusals import Refused, bad_client
@@ -17,6 +18,23 @@ class ClientAuthentication:
 
     def __init__(self, view: StsView, secrets: ClientSecrets, failures: FailureLimit) -> None:
         self._view, self._secrets, self._failures = view, secrets, failures
+
+    def check_signature(self, call: Call, keys: tuple[bytes, ...]) -> Call:
+        """Return the call with what the Gateway signed; row 0c of the validation order.
+
+        A caller that goes on sending bad signatures is refused without leaving evidence of each.
+
+        Raises:
+            Refused: 401 ``access_denied``.
+            TooMany: 429 ``access_denied``.
+        """
+        try:
+            return call.verified(keys)
+        except Refused:
+            key = ("gateway signature", call.address)
+            self._failures.check(key)
+            self._failures.failed(key)
+            raise
 
     async def authenticate(
         self, request: TokenRequest, *, by_gateway: bool, address: str, now: datetime

@@ -71,7 +71,7 @@ class TokenExchange:
 
     async def _exchanged(self, call: Call) -> Answer:
         try:
-            call = call.verified(self.rules.gateway_keys)
+            call = self.admission.clients.check_signature(call, self.rules.gateway_keys)
             exchange = await self.admission.admitted(call)
         except Refused as refused:
             raise await self.recorder.refused(call, refused) from None

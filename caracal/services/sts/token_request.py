@@ -17,7 +17,9 @@ GRANT_TYPE = "urn:ietf:params:oauth:grant-type:token-exchange"
 ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105  a type, no secret
 MAX_BODY = 64 * 1024
 MAX_RESOURCES = 256
+MAX_SCOPES = 256
 MAX_CALL_CONTEXT = 8 * 1024
+_MAX_DEPTH = 32  # of the call context: far below what the engine and the ledger can write
 
 _TOKEN_TYPES = ("", ACCESS_TOKEN, "urn:ietf:params:oauth:token-type:jwt")
 _ENCODED = {quote_plus(name): name for name in (GRANT_TYPE, *_TOKEN_TYPES)}  # sent in each form
@@ -60,12 +62,15 @@ def read(body: bytes, content_type: bytes) -> TokenRequest:
     resources = dict.fromkeys(value for name, value in pairs if name == _REPEATABLE and value)
     if len(resources) > MAX_RESOURCES:
         raise bad_request(f"at most {MAX_RESOURCES} resources")
+    scopes = dict.fromkeys(fields.get("scope", "").split())
+    if len(scopes) > MAX_SCOPES:
+        raise bad_request(f"at most {MAX_SCOPES} scopes")
     return TokenRequest(
         zone_id=fields.get("zone_id", "").strip(),
         application_id=fields.get("application_id", "").strip(),
         client_secret=fields.get("client_secret", ""),
         resources=tuple(resources),
-        scopes=tuple(dict.fromkeys(fields.get("scope", "").split())),
+        scopes=tuple(scopes),
         subject_token=fields.get("subject_token", ""),
         actor_token=fields.get("actor_token", ""),
         session_id=fields.get("session_id", ""),
@@ -93,7 +98,17 @@ def read_call_context(text: str) -> dict[str, Any]:
     found = {name: given.get(name) for name in ("http", "mcp")} if isinstance(given, dict) else None
     if found is None or not all(isinstance(item, dict | None) for item in found.values()):
         raise bad_request("call_context is not an object of objects")
+    if not _is_flat(found, _MAX_DEPTH):
+        raise bad_request("call_context nests too deep")
     return found
+
+
+def _is_flat(value: Any, levels: int) -> bool:
+    """Say whether ``value`` nests at most ``levels`` deep."""
+    if not isinstance(value, dict | list):
+        return True
+    inner = value.values() if isinstance(value, dict) else value
+    return levels > 0 and all(_is_flat(item, levels - 1) for item in inner)
 
 
 def _pairs(body: bytes) -> list[tuple[str, str]]:
