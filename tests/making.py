@@ -8,8 +8,10 @@ from datetime import timedelta
 from typing import Any
 
 from caracal import clock
+from caracal.events.agent import Agent, SpawnLimits
 from caracal.events.application import Application
 from caracal.events.base import Aggregate, Fact, acting
+from caracal.events.delegation import Delegation
 from caracal.events.grant import Grant
 from caracal.events.guards import Secret
 from caracal.events.policy import Policy
@@ -130,6 +132,59 @@ def new_session(application_id: str, *, zone_id: str = ZONE, **members: Any) -> 
     with in_zone(zone_id):
         return Session.start(
             new_id(), zone_id=zone_id, application_id=application_id, **(given | members)
+        )
+
+
+LIMITS = SpawnLimits(depth=10, children=10, zone=50, application=200)
+
+
+def row_of(thing: Agent | Delegation) -> dict[str, Any]:
+    """A thing as its read model shows it."""
+    return {**vars(thing), "id": thing.aggregate_id}
+
+
+def new_agent(
+    session: Session,
+    *,
+    parent: Agent | None = None,
+    application_id: str | None = None,
+    zone_id: str = ZONE,
+    limits: SpawnLimits = LIMITS,
+    **members: Any,
+) -> Agent:
+    given: dict[str, Any] = {
+        "kind": "instance",
+        "capabilities": [],
+        "ttl_seconds": 3600,
+        "metadata": {},
+    }
+    with in_zone(zone_id):
+        return Agent.spawn(
+            new_id(),
+            zone_id=zone_id,
+            application_id=application_id or session.application_id,
+            subject_session_id=session.aggregate_id,
+            parent=row_of(parent) if parent else None,
+            limits=limits,
+            **(given | members),
+        )
+
+
+def new_edge(
+    source: Agent, target: Agent, *, parent: Delegation | None = None, zone_id: str = ZONE
+) -> Delegation:
+    with in_zone(zone_id):
+        return Delegation.create(
+            new_id(),
+            zone_id=zone_id,
+            source=row_of(source),
+            target=row_of(target),
+            parent=row_of(parent) if parent else None,
+            resource_id=None,
+            resources=(),
+            scopes=["read"],
+            constraints={"max_hops": 3},
+            expires_at=clock.now() + timedelta(hours=1),
         )
 
 

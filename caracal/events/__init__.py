@@ -1,8 +1,10 @@
 """Facts, decisions, refusals: one file an aggregate, no I/O. A new aggregate is a line here."""
 
 from caracal.events.admin_token import AdminToken
+from caracal.events.agent import Agent
 from caracal.events.application import Application
 from caracal.events.base import Aggregate
+from caracal.events.delegation import Delegation
 from caracal.events.grant import Grant
 from caracal.events.policy import Policy
 from caracal.events.policy_set import PolicySet
@@ -21,4 +23,6 @@ AGGREGATES: tuple[type[Aggregate], ...] = (
     PolicySet,
     Grant,
     Session,
+    Agent,
+    Delegation,
 )

@@ -18,7 +18,7 @@ from uuid import UUID
 from eventsourcing.domain import AggregateCreated, AggregateEvent, BaseAggregate
 
 from caracal import clock
-from caracal.events.guards import Free, Guard, live
+from caracal.events.guards import Ended, Free, FreeEdges, Guard, Release, live
 from caracal.ids import log_key
 
 META: ContextVar[dict[str, Any]] = ContextVar("meta")
@@ -85,7 +85,10 @@ class Aggregate(BaseAggregate[UUID]):
 
     def _record_fall(self, event_class: type[Cascade], fall: Fall, **members: Any) -> None:
         """Record a cascade, or more of one, in as many parts as it needs."""
-        self.guards.append(fall.freed(str(self.zone_id)))
+        self.guards += fall.freed(str(self.zone_id))
+        self._record_parts(event_class, fall, **members)
+
+    def _record_parts(self, event_class: type[Cascade], fall: Fall, **members: Any) -> None:
         for part in fall.parts(first=self.parts + 1):
             self._record(event_class, **part, **members)
 
@@ -131,11 +134,30 @@ class Cascade(Aggregate.Event):
 
 
 @dataclass(frozen=True, slots=True)
+class FallenAgent:
+    """An agent that changes in a cascade: what the event says of it, and what ends with it."""
+
+    id: str
+    application_id: str
+    parent_id: str | None
+    ended: Ended
+
+    @property
+    def item(self) -> dict[str, Any]:
+        """Return the item of the event's list."""
+        return {
+            "id": self.id,
+            "application_id": self.application_id,
+            "parent_id": self.parent_id,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Fall:
     """What falls with a named thing (spec: cascades)."""
 
     sessions: tuple[str, ...] = ()
-    agents: tuple[dict[str, Any], ...] = ()
+    agents: tuple[FallenAgent, ...] = ()
     edges: tuple[str, ...] = ()
     roots: tuple[dict[str, Any], ...] = ()
 
@@ -148,20 +170,36 @@ class Fall:
     def __bool__(self) -> bool:
         return bool(self.sessions or self.agents or self.edges)
 
-    def freed(self, zone_id: str) -> Free:
-        """Return the guard that frees the keys of what falls: no command on it from now on.
+    def __or__(self, other: Fall) -> Fall:
+        """Return both; they share no id."""
+        return Fall(
+            self.sessions + other.sessions,
+            self.agents + other.agents,
+            self.edges + other.edges,
+            self.roots + other.roots,
+        )
+
+    def freed(self, zone_id: str) -> list[Guard]:
+        """Return the guards that free the keys of what falls: no command on it from now on.
 
         The zone owns these keys, so that one guard frees all.
         """
-        return Free(tuple(live("session", sid) for sid in self.sessions), zone_id)
+        keys = [live("session", sid) for sid in self.sessions]
+        keys += [live("edge", edge) for edge in self.edges]
+        guards: list[Guard] = [Free(tuple(keys), zone_id)] if keys else []
+        if self.agents:
+            guards.append(Release(tuple(agent.ended for agent in self.agents), zone_id))
+        if self.edges:
+            guards.append(FreeEdges(self.edges))
+        return guards
 
     def parts(self, first: int = 1) -> Iterator[dict[str, Any]]:
         """Yield the members of one cascade event after the other, numbered from ``first``.
 
         There is at least one. A root stands in the part that lists its id.
         """
-        items = [
-            *(("agents", agent, agent["id"]) for agent in self.agents),
+        items: list[tuple[str, Any, str]] = [
+            *(("agents", agent.item, agent.id) for agent in self.agents),
             *(("edges", edge, edge) for edge in self.edges),
             *(("sessions", sid, sid) for sid in self.sessions),
         ]

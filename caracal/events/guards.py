@@ -55,6 +55,38 @@ class Free(Guard):
 
 
 @dataclass(frozen=True, slots=True)
+class Ended:
+    """A thing that ends: the key it lives by, the keys that go with it, the counters it leaves."""
+
+    key: str
+    keys: tuple[str, ...] = ()
+    counts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Release(Guard):
+    """``things`` of ``owner`` end. One that has ended before leaves no counter a second time."""
+
+    things: tuple[Ended, ...]
+    owner: str
+
+    def arguments(self) -> dict[str, Any]:
+        things = [{"key": t.key, "keys": t.keys, "counts": t.counts} for t in self.things]
+        return {"op": "release", "things": things, "owner": self.owner}
+
+
+@dataclass(frozen=True, slots=True)
+class Revive(Guard):
+    """``owner`` has each first key again, if it still has the second one."""
+
+    keys: tuple[tuple[str, str], ...]
+    owner: str
+
+    def arguments(self) -> dict[str, Any]:
+        return {"op": "revive", "keys": self.keys, "owner": self.owner}
+
+
+@dataclass(frozen=True, slots=True)
 class Need(Guard):
     """Somebody has ``key``: the thing it stands for is there."""
 
@@ -145,3 +177,8 @@ class Erase(Guard):
 def live(kind: str, thing_id: str) -> str:
     """Return the key that stands for a live thing: taken at creation, freed at its end."""
     return f"live:{kind}:{thing_id}"
+
+
+def active(agent_id: str) -> str:
+    """Return the key that stands for an agent that may act: freed while it is suspended, too."""
+    return f"active:agent:{agent_id}"

@@ -110,7 +110,7 @@ _FORCED_REASONS = {
     "delegation.revoked": "delegation_revoked",
 }
 _ARCHIVED_APPLICATION = {"dcr_shutdown": "dcr_shutdown"}
-_ENDS = ("zone.archived", "application.archived")
+_ENDS = ("zone.archived", "application.archived", "agent.terminated", "delegation.revoked")
 _ANCHOR_EVENT = {
     "session": "session_revoke",
     "agent_session": "agent_terminate",
@@ -138,9 +138,10 @@ def _revoke_signals(record: Record) -> list[Fields]:
 
 def _revoke(record: Record, root: Mapping[str, Any]) -> Fields:
     anchor, revoked = root["anchor"], root["id"]
+    suspended = record.name == "agent.suspended"
     return _signal(
         record,
-        event=_ANCHOR_EVENT[anchor],
+        event="agent_suspend" if suspended else _ANCHOR_EVENT[anchor],
         session_id=revoked,
         anchor=anchor,
         agent_session_id=revoked if anchor == "agent_session" else None,
@@ -170,33 +171,61 @@ def _key_signals(record: Record) -> list[Fields]:
     return [] if first else [_signal(record)]
 
 
+_STATES = {
+    "agent.spawned": ("spawn", "active"),
+    "agent.suspended": ("suspend", "suspended"),
+    "agent.resumed": ("resume", "active"),
+}
+_ENDED = ("terminate", "terminated")
+
+
 def _lifecycle_signals(record: Record) -> list[Fields]:
+    state = record.state
+    spawned = record.name == "agent.spawned"
+    agents = [{**state, "id": state["aggregate_id"]}] if spawned else state["agents"]
+    event, status = _STATES.get(record.name, _ENDED)
+    reason = None if event in ("spawn", "resume") else _reason(record)
     return [
         _signal(
             record,
-            event="terminate",
+            event=event,
             agent_session_id=agent["id"],
             session_id=agent["id"],
             application_id=agent["application_id"],
             parent_id=agent.get("parent_id"),
-            status="terminated",
-            occurred_at=record.state["timestamp"],
-            reason=_reason(record),
+            status=status,
+            occurred_at=state["timestamp"],
+            reason=reason,
         )
-        for agent in record.state["agents"]
+        for agent in agents
     ]
 
 
 def _delegation_signals(record: Record) -> list[Fields]:
-    if not (edges := record.state["edges"]):
+    state, epoch = record.state, str(record.position)
+    if record.name == "delegation.created":
+        return [
+            _signal(
+                record,
+                event="edge_create",
+                edge_id=state["aggregate_id"],
+                source_session_id=state["source_session_id"],
+                target_session_id=state["target_session_id"],
+                epoch=epoch,
+            )
+        ]
+    expired = record.name == "delegation.expired"
+    edges = [state["aggregate_id"]] if expired else state["edges"]
+    if not edges:
         return []
     return [
         _signal(
             record,
-            event="edge_revoke",
+            event="edge_expire" if expired else "edge_revoke",
+            edge_id=state["aggregate_id"] if record.name == "delegation.revoked" else None,
             affected_edges=str(len(edges)),
             edge_ids=_json(edges),
-            epoch=str(record.position),
+            epoch=epoch,
         )
     ]
 
@@ -205,7 +234,7 @@ _SIGNALS = (
     Topic(
         "caracal.sessions.revoke",
         "signals",
-        ("session.revoked", "grant.revoked", *_ENDS),
+        ("session.revoked", "grant.revoked", "agent.suspended", *_ENDS),
         _revoke_signals,
     ),
     Topic(
@@ -220,8 +249,13 @@ _SIGNALS = (
         ("signing_key.created", "signing_key.retired"),
         _key_signals,
     ),
-    Topic("caracal.agents.lifecycle", "signals", _ENDS, _lifecycle_signals),
-    Topic("caracal.delegations.invalidate", "signals", _ENDS, _delegation_signals),
+    Topic("caracal.agents.lifecycle", "signals", (*_STATES, *_ENDS), _lifecycle_signals),
+    Topic(
+        "caracal.delegations.invalidate",
+        "signals",
+        ("delegation.created", "delegation.expired", *_ENDS),
+        _delegation_signals,
+    ),
 )
 
 TOPICS: Mapping[str, Topic] = {

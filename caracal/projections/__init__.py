@@ -1,7 +1,9 @@
 """Read models: one file each, table, reducers, queries. A new read model is a line here."""
 
 from caracal.projections.admin_token import admin_tokens
+from caracal.projections.agent import agents
 from caracal.projections.application import applications
+from caracal.projections.delegation import delegations
 from caracal.projections.grant import grants
 from caracal.projections.policy import policies
 from caracal.projections.policy_set import policy_sets
@@ -22,5 +24,7 @@ PROJECTIONS: tuple[Projection, ...] = (
     policy_sets,
     grants,
     sessions,
+    agents,
+    delegations,
     revocations,
 )

@@ -6,7 +6,17 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from caracal import clock
-from caracal.projections.table import AnyTable, Applied, Change, End, Mark, Merged, Put, Table
+from caracal.projections.table import (
+    AnyTable,
+    Applied,
+    Change,
+    End,
+    Mark,
+    Merged,
+    Put,
+    Remove,
+    Table,
+)
 
 Row = dict[str, Any]
 
@@ -58,12 +68,14 @@ class MemoryTable:
         for row in rows:
             self._store(row)
 
-    def apply(self, position: int, operation: Put | Change | End) -> None:
+    def apply(self, position: int, operation: Put | Change | End | Remove) -> None:
         """Apply one operation; applying it again, or an older one, changes nothing."""
         if isinstance(operation, Put):
             self._put(position, operation.id, self._values(operation.columns))
         elif isinstance(operation, Change):
             self._change(position, operation.id, self._values(operation.columns))
+        elif isinstance(operation, Remove):
+            self._remove(operation.id)
         else:
             columns = self._values(operation.columns)
             for row_id in operation.ids:
@@ -107,11 +119,19 @@ class MemoryTable:
             for name, value in columns.items()
         }
 
+    def _remove(self, row_id: str) -> None:
+        self._forget(row_id)
+        self.rows.pop(row_id, None)
+
+    def _forget(self, row_id: str) -> None:
+        row = self.rows.get(row_id)
+        if row is not None and row["ended_at"] is None:
+            for columns, entries in self._indexes.items():
+                _discard(entries, tuple(row[name] for name in columns), row_id)
+
     def _store(self, row: Row) -> None:
-        old = self.rows.get(row["id"])
+        self._forget(row["id"])
         for columns, entries in self._indexes.items():
-            if old is not None and old["ended_at"] is None:
-                _discard(entries, tuple(old[name] for name in columns), row["id"])
             if row["ended_at"] is None:
                 entries.setdefault(tuple(row[name] for name in columns), set()).add(row["id"])
         self.rows[row["id"]] = row

@@ -10,8 +10,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from caracal import clock
+from caracal.events.agent import Agent
 from caracal.events.application import Application
 from caracal.events.base import Fact
+from caracal.events.delegation import Delegation
 from caracal.events.grant import Grant
 from caracal.events.resource import Resource
 from caracal.events.session import Session
@@ -44,12 +46,32 @@ revocations = Projection("revocations", REVOCATIONS, ignored=("session.started",
     Grant.Revoked,
     Grant.Expired,
     Session.Revoked,
+    Agent.Terminated,
+    Delegation.Revoked,
 )
 def ended(fact: Fact) -> Mark:
-    roots = (root["id"] for root in fact.data.get("roots", []))
-    stopped_on = int(clock.parse(fact.occurred_at).timestamp())
-    columns = {"stopped": fact.position, "final": True, "stopped_on": stopped_on}
-    return Mark(REVOCATIONS, [fact.aggregate_id, *roots], columns)
+    columns = {"stopped": fact.position, "final": True, "stopped_on": _on(fact)}
+    return Mark(REVOCATIONS, [fact.aggregate_id, *_roots(fact)], columns)
+
+
+@revocations.on(Agent.Suspended)
+def suspended(fact: Fact) -> Mark:
+    columns = {"stopped": fact.position, "stopped_on": _on(fact)}
+    return Mark(REVOCATIONS, [fact.aggregate_id, *_roots(fact)], columns)
+
+
+@revocations.on(Agent.Resumed)
+def resumed(fact: Fact) -> Mark:
+    agents = [agent["id"] for agent in fact.data["agents"]]
+    return Mark(REVOCATIONS, agents, {"resumed": fact.position})
+
+
+def _roots(fact: Fact) -> list[str]:
+    return [root["id"] for root in fact.data.get("roots", [])]
+
+
+def _on(fact: Fact) -> int:
+    return int(clock.parse(fact.occurred_at).timestamp())
 
 
 Entry = tuple[int, int, bool, int]  # stopped, resumed, final, stopped_on

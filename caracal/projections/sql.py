@@ -18,6 +18,7 @@ from caracal.projections.table import (
     Merged,
     Operation,
     Put,
+    Remove,
     Table,
 )
 
@@ -76,7 +77,7 @@ async def apply(
 
 
 def _ids(operation: Operation) -> Sequence[str]:
-    if isinstance(operation, Put | Change):
+    if isinstance(operation, Put | Change | Remove):
         return (operation.id,)
     return tuple(dict.fromkeys(operation.ids))
 
@@ -96,6 +97,8 @@ def _sql(kind: type[Operation], table: AnyTable, name: str, columns: tuple[str, 
         return _mark_sql(table, name, columns, source)
     if kind is Put:
         return _put_sql(table, name, columns, source)
+    if kind is Remove:
+        return f"DELETE FROM {name} AS t USING {source} WHERE t.id = given.id"
     return (
         _change_sql(table, name, columns, source)
         if kind is Change

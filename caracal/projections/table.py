@@ -11,7 +11,7 @@ counts, and one that comes before its row is kept as a stub that no query shows.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from caracal.events.base import Fact
@@ -89,6 +89,15 @@ class End:
 
 
 @dataclass(frozen=True, slots=True)
+class Remove:
+    """A thing that has ended and is not kept any longer; its own topic says so, last of all."""
+
+    table: Table
+    id: str
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Mark:
     """Marks on ids, merged with those they have."""
 
@@ -97,7 +106,7 @@ class Mark:
     columns: Mapping[str, Any]
 
 
-Operation = Put | Change | End | Mark
+Operation = Put | Change | End | Remove | Mark
 
 
 @dataclass(frozen=True, slots=True)

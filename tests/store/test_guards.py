@@ -9,7 +9,20 @@ import pytest
 from psycopg import AsyncConnection
 
 from caracal.errors import CaracalError, Conflict, NotFound, TooMany
-from caracal.events.guards import Count, Edge, Erase, Free, FreeEdges, Guard, Need, Secret, Take
+from caracal.events.guards import (
+    Count,
+    Edge,
+    Ended,
+    Erase,
+    Free,
+    FreeEdges,
+    Guard,
+    Need,
+    Release,
+    Revive,
+    Secret,
+    Take,
+)
 from caracal.events.store.appender import VersionConflict
 from caracal.events.store.log import Log, Saved, Store, retrying
 from caracal.events.zone import Zone
@@ -91,6 +104,28 @@ async def test_count_never_falls_below_zero(store: Store) -> None:
     await save(store, Count("new", -9, 2, FULL))
     await save(store, Count("new", 2, 2, FULL))
     await refused(store, FULL, Count("new", 1, 2, FULL))
+
+
+async def test_what_ends_takes_its_keys_and_leaves_its_counters_once(store: Store) -> None:
+    await save(store, Take("live", "z", TAKEN), Take("also", "z", TAKEN), Count("c", 3, 3, FULL))
+    ended = Ended("live", ("also", "unknown"), ("c", "new"))
+    await save(store, Release((ended, Ended("unknown", ("also",), ("c",))), "other"))
+    await refused(store, FULL, Count("c", 1, 3, FULL))
+    for _ in range(2):
+        await save(store, Release((ended, Ended("unknown", (), ("c",))), "z"))
+    await refused(store, MISSING, Need("live", MISSING))
+    await save(store, Count("c", 1, 3, FULL), Take("also", "z", TAKEN))
+    await refused(store, FULL, Count("c", 1, 3, FULL))
+
+
+async def test_only_what_lives_is_revived(store: Store) -> None:
+    await save(store, Take("live", "z", TAKEN), Take("foreign", "y", TAKEN))
+    pairs = (("active", "live"), ("dead", "gone"), ("other", "foreign"))
+    for _ in range(2):
+        await save(store, Revive(pairs, "z"))
+    await save(store, Need("active", MISSING))
+    await refused(store, MISSING, Need("dead", MISSING))
+    await refused(store, MISSING, Need("other", MISSING))
 
 
 async def test_edges_close_no_ring(store: Store) -> None:

@@ -23,6 +23,23 @@ BEGIN
         WHEN 'free' THEN
             DELETE FROM guard_key
             WHERE key IN (SELECT jsonb_array_elements_text(guard->'keys')) AND owner = guard->>'owner';
+        WHEN 'release' THEN  -- counters go down once, whoever ends a thing first
+            WITH gone AS (
+                DELETE FROM guard_key k USING jsonb_array_elements(guard->'things') AS thing
+                WHERE k.key = thing->>'key' AND k.owner = guard->>'owner' RETURNING thing
+            ), freed AS (
+                DELETE FROM guard_key k USING gone, jsonb_array_elements_text(thing->'keys') AS also
+                WHERE k.key = also AND k.owner = guard->>'owner'
+            ), down AS (
+                SELECT counter, count(*) AS by
+                FROM gone, jsonb_array_elements_text(thing->'counts') AS counter GROUP BY counter
+            ) UPDATE guard_count c SET n = greatest(c.n - down.by, 0) FROM down WHERE c.key = counter;
+        WHEN 'revive' THEN
+            INSERT INTO guard_key SELECT pair->>0, guard->>'owner'
+            FROM jsonb_array_elements(guard->'keys') AS pair
+            WHERE EXISTS (SELECT FROM guard_key k
+                          WHERE k.key = pair->>1 AND k.owner = guard->>'owner')
+            ON CONFLICT DO NOTHING;
         WHEN 'need' THEN
             held := EXISTS (SELECT FROM guard_key WHERE key = guard->>'key');
         WHEN 'count' THEN

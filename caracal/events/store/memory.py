@@ -17,6 +17,8 @@ from caracal.events.guards import (
     FreeEdges,
     Guard,
     Need,
+    Release,
+    Revive,
     Secret,
     Take,
 )
@@ -63,6 +65,16 @@ class Held:
         match guard:
             case Free(keys, owner):
                 self.keys = {k: o for k, o in self.keys.items() if k not in keys or o != owner}
+            case Release(things, owner):
+                for thing in things:
+                    if self.keys.get(thing.key) == owner:
+                        self._release(Free((thing.key, *thing.keys), owner))
+                        for key in thing.counts:
+                            self.counts[key] = max(self.counts.get(key, 0) - 1, 0)
+            case Revive(keys, owner):
+                for key, while_has in keys:
+                    if self.keys.get(while_has) == owner:
+                        self.keys.setdefault(key, owner)
             case FreeEdges(owners):
                 self.edges = {o: edge for o, edge in self.edges.items() if o not in owners}
             case Secret(ref):

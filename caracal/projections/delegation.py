@@ -1,0 +1,81 @@
+"""Read model of delegation edges, and of each zone's epoch: the position of its last change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from caracal.events.agent import Agent
+from caracal.events.application import Application
+from caracal.events.base import Fact
+from caracal.events.delegation import Delegation
+from caracal.events.zone import Zone
+from caracal.projections.projection import Projection
+from caracal.projections.query import Db, select
+from caracal.projections.table import Mark, Merged, Operation, Remove, Table, end, put
+
+DELEGATIONS = Table(
+    "delegations",
+    columns={
+        "zone_id": "text",
+        "source_session_id": "text",
+        "target_session_id": "text",
+        "issuer_application_id": "text",
+        "receiver_application_id": "text",
+        "parent_edge_id": "text",
+        "resource_id": "text",
+        "scopes": "jsonb",
+        "constraints": "jsonb",
+        "expires_at": "timestamptz",
+        "path": "jsonb",
+        "created_at": "timestamptz",
+        "status": "text",
+        "edge_version": "int",
+        "revoked_at": "timestamptz",
+    },
+    final=("status", "edge_version", "revoked_at"),
+    indexes=(
+        "(zone_id, id DESC)",
+        "(zone_id, target_session_id, id DESC)",
+        "(zone_id, source_session_id, id DESC)",
+        "(expires_at) WHERE ended_at IS NULL",
+    ),
+)
+
+DELEGATION_EPOCHS = Merged("delegation_epochs", columns={"epoch": "bigint"})
+
+delegations = Projection("delegations", DELEGATIONS, DELEGATION_EPOCHS)
+
+
+@delegations.on(Delegation.Created)
+def created(fact: Fact) -> list[Operation]:
+    row = put(DELEGATIONS, fact, created_at=fact.occurred_at, status="active", edge_version=0)
+    return [row, _epoch(fact)]
+
+
+@delegations.on(Delegation.Revoked, Agent.Terminated, Application.Archived, Zone.Archived)
+def revoked(fact: Fact) -> list[Operation]:
+    edges = fact.data.get("edges", [])
+    columns = {"status": "revoked", "edge_version": 1, "revoked_at": fact.occurred_at}
+    return [end(DELEGATIONS, edges, **columns), _epoch(fact)] if edges else []
+
+
+@delegations.on(Delegation.Expired)
+def expired(fact: Fact) -> list[Operation]:
+    columns = {"status": "expired", "edge_version": 0, "revoked_at": None}
+    return [end(DELEGATIONS, [fact.aggregate_id], **columns), _epoch(fact)]
+
+
+@delegations.on(Delegation.Purged)
+def purged(fact: Fact) -> Remove:
+    return Remove(DELEGATIONS, fact.aggregate_id)
+
+
+def _epoch(fact: Fact) -> Mark:
+    return Mark(DELEGATION_EPOCHS, [str(fact.zone_id)], {"epoch": fact.position})
+
+
+async def get_delegation(db: Db, zone_id: str, edge_id: str) -> dict[str, Any] | None:
+    """Return an edge of the zone, ended or not."""
+    statement = "SELECT * FROM delegations WHERE zone_id = %s AND id = %s AND NOT stub"
+    rows = await select(db, statement, [zone_id, edge_id])
+    return rows[0] if rows else None
