@@ -2,10 +2,12 @@
 
 from caracal.events.admin_token import AdminToken
 from caracal.events.agent import Agent
+from caracal.events.agent_service import AgentService
 from caracal.events.application import Application
 from caracal.events.base import Aggregate
 from caracal.events.delegation import Delegation
 from caracal.events.grant import Grant
+from caracal.events.invocation import Invocation
 from caracal.events.policy import Policy
 from caracal.events.policy_set import PolicySet
 from caracal.events.resource import Resource
@@ -24,5 +26,7 @@ AGGREGATES: tuple[type[Aggregate], ...] = (
     Grant,
     Session,
     Agent,
+    AgentService,
+    Invocation,
     Delegation,
 )

@@ -230,6 +230,32 @@ def _delegation_signals(record: Record) -> list[Fields]:
     ]
 
 
+_INVOCATIONS = tuple(
+    f"invocation.{event}"
+    for event in (
+        "created",
+        "started",
+        "cancel_requested",
+        "canceled",
+        "succeeded",
+        "failed",
+        "timed_out",
+    )
+)
+
+
+def _invocation_signals(record: Record) -> list[Fields]:
+    state = record.state
+    return [
+        _signal(
+            record,
+            event=record.name,
+            invocation_id=state["aggregate_id"],
+            service_id=state["service_id"],
+        )
+    ]
+
+
 _SIGNALS = (
     Topic(
         "caracal.sessions.revoke",
@@ -250,6 +276,7 @@ _SIGNALS = (
         _key_signals,
     ),
     Topic("caracal.agents.lifecycle", "signals", (*_STATES, *_ENDS), _lifecycle_signals),
+    Topic("caracal.invocations.lifecycle", "signals", _INVOCATIONS, _invocation_signals),
     Topic(
         "caracal.delegations.invalidate",
         "signals",

@@ -2,9 +2,11 @@
 
 from caracal.projections.admin_token import admin_tokens
 from caracal.projections.agent import agents
+from caracal.projections.agent_service import agent_services
 from caracal.projections.application import applications
 from caracal.projections.delegation import delegations
 from caracal.projections.grant import grants
+from caracal.projections.invocation import invocations
 from caracal.projections.policy import policies
 from caracal.projections.policy_set import policy_sets
 from caracal.projections.projection import Projection
@@ -25,6 +27,8 @@ PROJECTIONS: tuple[Projection, ...] = (
     grants,
     sessions,
     agents,
+    agent_services,
+    invocations,
     delegations,
     revocations,
 )
