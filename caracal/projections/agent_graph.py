@@ -1,0 +1,65 @@
+"""The live agents and active edges of a zone, as the log has them now.
+
+For commands that end what hangs on a thing: the read models may lag (the worker may even be
+down), so their rows are brought up to the log's end in memory.
+"""
+
+from __future__ import annotations
+
+from caracal.events.agent_graph import AgentGraph
+from caracal.events.store.entries import EntryId, LogReader
+from caracal.events.topics import Topic
+from caracal.projections.agent import AGENTS, agents
+from caracal.projections.delegation import DELEGATIONS, delegations
+from caracal.projections.memory import MemoryTable, apply
+from caracal.projections.query import Db, select
+from caracal.projections.runner import checkpoint
+
+_PROJECTIONS = (agents, delegations)
+_TABLES = (AGENTS, DELEGATIONS)
+_TOPICS: dict[str, Topic] = {topic.name: topic for one in _PROJECTIONS for topic in one.topics}
+
+
+async def zone_graph(db: Db, zone_id: str) -> AgentGraph:
+    """Return the graph of a zone: what has been committed before this was called is in it."""
+    # Checkpoints first: rows are never behind them. Applying an event again changes nothing.
+    places = [(topic, await _behind(db, topic)) for topic in _TOPICS.values()]
+    tables = {table.name: MemoryTable(table) for table in _TABLES}
+    for name, table in tables.items():
+        statement = f"SELECT * FROM {name} WHERE zone_id = %s AND ended_at IS NULL"
+        table.load(await select(db, statement, [zone_id]))
+    for topic, place in places:
+        await _catch_up(db, zone_id, tables, topic, place)
+    return graph_of(zone_id, *tables.values())
+
+
+def graph_of(zone_id: str, agents_: MemoryTable, edges: MemoryTable) -> AgentGraph:
+    """Return the graph of a zone from the tables that a process holds."""
+    found = (
+        {row["id"]: row for row in table.rows.values() if _is_live(zone_id, row)}
+        for table in (agents_, edges)
+    )
+    return AgentGraph(zone_id, *found)
+
+
+async def _behind(db: Db, topic: Topic) -> EntryId:
+    """Return the place on a topic up to which both read models have applied it."""
+    readers = [one.name for one in _PROJECTIONS if topic in one.topics]
+    return min([await checkpoint(db, name, topic.name) for name in readers])
+
+
+async def _catch_up(
+    db: Db, zone_id: str, tables: dict[str, MemoryTable], topic: Topic, place: EntryId
+) -> None:
+    log, more = LogReader(db), True
+    while more:
+        entries, more = await log.entries(topic, place)
+        for fact in (entry.record.fact() for entry in entries):
+            if fact.zone_id == zone_id:
+                for one in _PROJECTIONS:
+                    apply(tables, one.reduce(fact))
+        place = entries[-1].id if entries else place
+
+
+def _is_live(zone_id: str, row: dict[str, object]) -> bool:
+    return row["zone_id"] == zone_id and row["ended_at"] is None and not row["stub"]
