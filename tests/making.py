@@ -16,6 +16,7 @@ from caracal.events.grant import Grant
 from caracal.events.guards import Secret
 from caracal.events.policy import Policy
 from caracal.events.policy_set import PolicySet
+from caracal.events.provider import Provider, Sealed
 from caracal.events.resource import Resource
 from caracal.events.session import Session
 from caracal.events.signing_key import SigningKey
@@ -80,6 +81,26 @@ def new_resource(zone_id: str = ZONE, **members: Any) -> Resource:
     }
     with in_zone(zone_id):
         return Resource.create(new_id(), zone_id=zone_id, **(given | members))
+
+
+def new_provider(zone_id: str = ZONE, *, secrets: Iterable[str] = (), **members: Any) -> Provider:
+    given: dict[str, Any] = {
+        "identifier": f"provider://{new_id()}",
+        "name": "provider",
+        "kind": "oauth2",
+        "owner_type": "customer",
+        "client_id": None,
+        "config": {},
+    }
+    with in_zone(zone_id):
+        return Provider.create(
+            new_id(), zone_id=zone_id, sealed=sealed_config(*secrets), **(given | members)
+        )
+
+
+def sealed_config(*names: str, ref: str = "provider/1") -> Sealed:
+    """The secret part of a provider's configuration."""
+    return Sealed(names, sealed(ref)) if names else Sealed()
 
 
 def new_policy(zone_id: str = ZONE, *, name: str = "policy", versions: int = 0) -> Policy:

@@ -10,6 +10,7 @@ from caracal.events.grant import Grant
 from caracal.events.invocation import Invocation
 from caracal.events.policy import Policy
 from caracal.events.policy_set import PolicySet
+from caracal.events.provider import Provider
 from caracal.events.resource import Resource
 from caracal.events.session import Session
 from caracal.events.signing_key import SigningKey
@@ -20,6 +21,7 @@ AGGREGATES: tuple[type[Aggregate], ...] = (
     SigningKey,
     AdminToken,
     Application,
+    Provider,
     Resource,
     Policy,
     PolicySet,

@@ -15,6 +15,7 @@ from itertools import count
 from typing import Annotated, Any, Self
 from uuid import UUID
 
+import orjson
 from eventsourcing.domain import AggregateCreated, AggregateEvent, BaseAggregate
 
 from caracal import clock
@@ -94,12 +95,17 @@ class Aggregate(BaseAggregate[UUID]):
 
     def _different(self, changes: dict[str, Any]) -> dict[str, Any]:
         """Return those of ``changes`` that differ from what is: nothing changed, no event."""
-        return {name: value for name, value in changes.items() if vars(self)[name] != value}
+        return {name: v for name, v in changes.items() if _json(vars(self)[name]) != _json(v)}
 
     def collect_guards(self) -> list[Guard]:
         """Return the guards of the pending events, and forget them."""
         guards, self.guards = self.guards, []
         return guards
+
+
+def _json(value: Any) -> bytes:
+    # To Python, true is 1 and 1 is 1.0; to whoever reads JSON they differ.
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
 
 
 class Created(Aggregate.Event, AggregateCreated):

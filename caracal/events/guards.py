@@ -174,6 +174,11 @@ class Erase(Guard):
         return {"op": "erase", "refs": list(self.refs)}
 
 
+def retake(old: str, new: str, owner: str, error: CaracalError) -> list[Guard]:
+    """Return the guards by which ``owner`` gives up the unique key ``old`` for ``new``."""
+    return [Free((old,), owner), Take(new, owner, error)]
+
+
 def live(kind: str, thing_id: str) -> str:
     """Return the key that stands for a live thing: taken at creation, freed at its end."""
     return f"live:{kind}:{thing_id}"

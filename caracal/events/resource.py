@@ -8,7 +8,8 @@ from caracal.errors import Conflict, NotFound
 from caracal.events import base
 from caracal.events.application import needs_application
 from caracal.events.base import Aggregate
-from caracal.events.guards import Count, Free, Guard, Need, Take, live
+from caracal.events.guards import Count, Free, Guard, Need, Take, live, retake
+from caracal.events.provider import needs_provider
 from caracal.events.zone import needs_zone
 
 Protocol = Literal["http", "mcp"]
@@ -103,17 +104,17 @@ class Resource(Aggregate):
         if (identifier := changes.get("identifier")) is None:
             return []
         old, new = (identifier_key(str(self.zone_id), i) for i in (self.identifier, identifier))
-        return [
-            Free((old,), self.aggregate_id),
-            Take(new, self.aggregate_id, identifier_taken(identifier)),
-        ]
+        return retake(old, new, self.aggregate_id, identifier_taken(identifier))
 
 
 def _needs(members: dict[str, Any]) -> list[Guard]:
-    application_id = members.get("gateway_application_id")
-    if application_id is None:
-        return []
-    return [needs_application(application_id, gateway_application_not_found(application_id))]
+    needs: list[Guard] = []
+    if (provider_id := members.get("provider_id")) is not None:
+        needs.append(needs_provider(provider_id))
+    if (application_id := members.get("gateway_application_id")) is not None:
+        missing = gateway_application_not_found(application_id)
+        needs.append(needs_application(application_id, missing))
+    return needs
 
 
 def identifier_key(zone_id: str, identifier: str) -> str:

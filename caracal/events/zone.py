@@ -8,7 +8,7 @@ from typing import Any, Self
 from caracal.errors import Conflict, NotFound
 from caracal.events import base
 from caracal.events.base import Aggregate, Fall, Private
-from caracal.events.guards import Erase, Free, Need, Secret, Take, live
+from caracal.events.guards import Erase, Free, Guard, Need, Secret, Take, live, retake
 
 
 class Zone(Aggregate):
@@ -87,13 +87,11 @@ class Zone(Aggregate):
         if self.archived:
             raise zone_not_found(self.aggregate_id)
 
-    def _slug_guards(self, changes: dict[str, Any]) -> tuple[Free | Take, ...]:
+    def _slug_guards(self, changes: dict[str, Any]) -> list[Guard]:
         if (slug := changes.get("slug")) is None:
-            return ()
-        return (
-            Free((slug_key(self.slug),), self.aggregate_id),
-            Take(slug_key(slug), self.aggregate_id, slug_taken(slug)),
-        )
+            return []
+        old, new = slug_key(self.slug), slug_key(slug)
+        return retake(old, new, self.aggregate_id, slug_taken(slug))
 
 
 def slug_key(slug: str) -> str:

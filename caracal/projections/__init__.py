@@ -10,6 +10,7 @@ from caracal.projections.invocation import invocations
 from caracal.projections.policy import policies
 from caracal.projections.policy_set import policy_sets
 from caracal.projections.projection import Projection
+from caracal.projections.provider import providers
 from caracal.projections.resource import resources
 from caracal.projections.revocation import revocations
 from caracal.projections.session import sessions
@@ -21,6 +22,7 @@ PROJECTIONS: tuple[Projection, ...] = (
     signing_keys,
     admin_tokens,
     applications,
+    providers,
     resources,
     policies,
     policy_sets,

@@ -99,6 +99,10 @@ class Plane:
         given = {"identifier": f"resource://{new_id()}", "scopes": ["read", "write"]}
         return await self.made(f"/zones/{zone}/resources", given | members)
 
+    async def provider(self, zone: str, **members: Any) -> dict[str, Any]:
+        given = {"identifier": f"provider://{new_id()}", "kind": "oauth2"}
+        return await self.made(f"/zones/{zone}/providers", given | members)
+
     async def token(
         self, scope: Scope, zone_id: str | None = None, capability: Capability = "write"
     ) -> dict[str, str]:

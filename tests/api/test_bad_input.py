@@ -63,6 +63,16 @@ NO_KEYS = (
     *({"keys": [EC_KEY | {name: "AQAB"}]} for name in ("d", "k")),
     *({"keys": [rsa(2048) | {name: "AQAB"}]} for name in ("d", "p", "q", "dp", "dq", "qi", "oth")),
 )
+NO_CONFIG = (
+    *(1, True, None, "{}", [], [["a", "b"]]),
+    *({"a": "\x00"}, {"a\x00": 1}, {"a": "\ud800"}, {"\ud800": 1}, {"a" * 129: 1}),
+    *({"a": float("nan")}, {"a": [float("-inf")]}, {"a": 10**30}, {"a": -(2**63) - 1}),
+    *({"a": "a" * 16_384}, {f"{n}": "a" * 50 for n in range(400)}),
+    *(
+        json.loads('{"a":' + left * 9 + "1" + right * 9 + "}")
+        for left, right in ("[]", ('{"a":', "}"))
+    ),
+)
 NO_TRAITS = (1, "a", None, {}, [1], [None], [["a"]])
 NO_CONSENT = (1, "sometimes", None, [], {})
 
@@ -134,6 +144,25 @@ ROUTES = (
         defaulted=("name",),
     ),
     Route(
+        "/zones/{zone}/providers",
+        {"identifier": "provider://{new}", "kind": "oauth2"},
+        {
+            "identifier": (*NO_TEXT, "a" * 257),
+            "kind": (1, None, "other", "OAuth2", [], {}),
+            "name": (*NO_TEXT, "a" * 257),
+            "owner_type": (*NO_TEXT, "a" * 257),
+            "client_id": (*NO_TEXT, "a" * 1025),
+            "config_json": (
+                *NO_CONFIG,
+                {"a": {"b": [{"client_secret": "x"}]}},
+                {"a": [{"Token": 1}]},
+            ),
+            "secret_config": NO_CONFIG,
+        },
+        nullable=("client_id",),
+        defaulted=("name", "secret_config"),
+    ),
+    Route(
         "/zones/{zone}/grants",
         {"application_id": "{application}", "resource_id": "{resource}", "scopes": ["read"]},
         {
@@ -165,7 +194,9 @@ async def places(api: Plane) -> dict[str, str]:
     """A zone with one thing of each kind."""
     zone = await api.zone()
     app, resource = await api.application(zone), await api.resource(zone)
-    return {"zone": zone, "application": app["id"], "resource": resource["id"], "new": "new"}
+    provider = (await api.provider(zone))["id"]
+    made = {"application": app["id"], "resource": resource["id"], "provider": provider}
+    return {"zone": zone, "new": "new", **made}
 
 
 def filled(value: Any, places: dict[str, str]) -> Any:
@@ -250,7 +281,7 @@ async def test_good_keys(api: Plane, places: dict[str, str]) -> None:
         assert (await api.application(places["zone"], jwks=jwks))["jwks"] == jwks
 
 
-KINDS = ("application", "resource", "grant")
+KINDS = ("application", "resource", "provider", "grant")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -259,7 +290,9 @@ async def test_unknown_and_foreign_ids(api: Plane, kind: str) -> None:
     app, resource = await api.application(other), await api.resource(other)
     scopes = {"application_id": app["id"], "resource_id": resource["id"], "scopes": ["read"]}
     grant = await api.made(f"/zones/{other}/grants", scopes)
-    foreign = {"application": app, "resource": resource, "grant": grant}[kind]
+    provider = await api.provider(other)
+    things = {"application": app, "resource": resource, "provider": provider, "grant": grant}
+    foreign = things[kind]
     methods = ("GET", "DELETE") if kind == "grant" else ("GET", "PATCH", "DELETE")
     ids = (foreign["id"], "unknown", zone, foreign["id"].upper(), "a" * 128)
     for method in methods:

@@ -82,6 +82,9 @@ async def test_filters(api: Plane) -> None:
     zone, on = await world(api)
     path = f"/zones/{zone}/grants"
     other = await world_in(api, zone)
+    provider = (await api.provider(zone))["id"]
+    resource = f"/zones/{zone}/resources/{other['resource_id']}"
+    await api.call("PATCH", resource, {"provider_id": provider})
     a = await api.made(path, {**on, "scopes": ["read"], "user_id": "ada"})
     b = await api.made(path, {**other, "scopes": ["read", "write"], "user_id": "bob"})
     c = await api.made(path, {**on, "scopes": ["write"]})
@@ -105,6 +108,8 @@ async def test_filters(api: Plane) -> None:
         ({"scopes": "read"}, [b, a]),
         ({"scopes": "write,read"}, [b]),
         ({"provider_id": "any"}, []),
+        ({"provider_id": provider}, [b]),
+        ({"provider_id": provider, "user_id": "ada"}, []),
         ({"application_id": on["application_id"], "status": "active"}, [a]),
     ]
     for query, grants in expected:

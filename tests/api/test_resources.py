@@ -32,9 +32,10 @@ async def test_the_answer_has_the_contracts_members(api: Plane) -> None:
 
 async def test_patch_answers_the_whole_and_clears_by_null(api: Plane) -> None:
     zone = await api.zone()
-    app = await api.application(zone)
+    app, provider = await api.application(zone), await api.provider(zone)
     optional = {
         "upstream_url": "https://a.example:8443/base?x=1",
+        "provider_id": provider["id"],
         "gateway_application_id": app["id"],
         "rate_limit": {"window_seconds": 1, "max_requests": 5},
     }
@@ -47,7 +48,7 @@ async def test_patch_answers_the_whole_and_clears_by_null(api: Plane) -> None:
         "scopes": ["a"],
         "updated_at": changed["updated_at"],
     }
-    nulls: dict[str, Any] = dict.fromkeys([*optional, "provider_id"])
+    nulls: dict[str, Any] = dict.fromkeys(optional)
     assert (await api.call("PATCH", path, nulls)).json().items() >= nulls.items()
     assert (await api.call("GET", path)).json().items() >= nulls.items()
 
@@ -75,13 +76,32 @@ async def test_references_must_be_there(api: Plane) -> None:
     await api.call("DELETE", f"/zones/{zone}/applications/{archived['id']}")
     path = f"/zones/{zone}/resources"
     gateway = "gateway_application_id", "gateway_application_not_found"
-    bad = [("provider_id", "provider_not_found", "any")]
+    provider = "provider_id", "provider_not_found"
+    foreign_provider = await api.provider(await api.zone())
+    archived_provider = await api.provider(zone)
+    await api.call("DELETE", f"/zones/{zone}/providers/{archived_provider['id']}")
+    bad = [(*provider, "unknown"), (*provider, foreign_provider["id"]), (*provider, made["id"])]
+    bad += [(*provider, archived_provider["id"]), ("credential_" + provider[0], provider[1], "x")]
     bad += [(*gateway, app) for app in ("unknown", foreign["id"], archived["id"], made["id"])]
     for field, code, value in bad:
         body = {"identifier": "x", "scopes": ["a"], field: value}
         for method, where in (("POST", path), ("PATCH", f"{path}/{made['id']}")):
             answer = await api.call(method, where, body)
             assert (answer.status_code, answer.json()["error"]) == (404, code)
+
+
+async def test_a_resource_keeps_the_id_of_a_provider_that_is_gone(api: Plane) -> None:
+    zone = await api.zone()
+    provider = (await api.provider(zone))["id"]
+    made = await api.resource(zone, credential_provider_id=provider)
+    await api.call("DELETE", f"/zones/{zone}/providers/{provider}")
+    path = f"/zones/{zone}/resources/{made['id']}"
+    changed = await api.call("PATCH", path, {"name": "still changed"})
+    assert (changed.status_code, changed.json()["provider_id"]) == (200, provider)
+    again = await api.call("PATCH", path, {"provider_id": provider})
+    assert (again.status_code, again.json()["error"]) == (404, "provider_not_found")
+    cleared = await api.call("PATCH", path, {"credential_provider_id": None})
+    assert (cleared.status_code, cleared.json()["provider_id"]) == (200, None)
 
 
 async def test_identifiers_are_unique_among_what_is_not_archived(api: Plane) -> None:

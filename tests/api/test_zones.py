@@ -85,14 +85,14 @@ async def test_many_writers_and_one_name(api: Plane) -> None:
     assert slugs == {"popular", *(f"popular-{n}" for n in range(2, 33))}
 
 
-async def test_many_writers_of_one_resource_identifier(api: Plane) -> None:
-    zone = await api.zone()
-    path, body = f"/zones/{zone}/resources", {"identifier": "contended", "scopes": ["a"]}
+@pytest.mark.parametrize("kind", ["resource", "provider"])
+async def test_many_writers_of_one_identifier(api: Plane, kind: str) -> None:
+    path = f"/zones/{await api.zone()}/{kind}s"
+    body = {"identifier": "contended", "scopes": ["a"], "kind": "oauth2", "config_json": {"a": 1}}
     answers = await asyncio.gather(*(api.call("POST", path, body) for _ in range(32)))
     assert sorted(answer.status_code for answer in answers) == [201] + [409] * 31
-    assert {a.json()["error"] for a in answers if a.status_code == 409} == {
-        "resource_identifier_conflict"
-    }
+    codes = {a.json()["error"] for a in answers if a.status_code == 409}
+    assert codes == {f"{kind}_identifier_conflict"}
 
 
 async def test_many_writers_of_one_thing(api: Plane) -> None:
@@ -120,6 +120,7 @@ async def test_many_deletes_of_one_thing(api: Plane) -> None:
 THINGS: list[tuple[str, dict[str, Any]]] = [
     ("applications", {"name": "a"}),
     ("resources", {"identifier": "a", "scopes": ["a"]}),
+    ("providers", {"identifier": "a", "kind": "oauth2"}),
 ]
 
 

@@ -19,6 +19,7 @@ from caracal.services.api import (
     grant,
     policy,
     policy_set,
+    provider,
     refusals,
     resource,
     seed,
@@ -39,6 +40,7 @@ from caracal.settings import Settings
 ROUTERS = (
     zone.router,
     application.router,
+    provider.router,
     resource.router,
     policy.router,
     policy_set.router,

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Annotated
+from math import isfinite
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field
+import orjson
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from caracal.errors import BadInput
 from caracal.ids import ID_PATTERN
+from caracal.services.api.models import printable
 
 _URL_TEXT = re.compile(r"[!#-;=?-\[\]_a-z~]+")  # RFC 3986, appendix A: no space, quote, backslash
+
+MAX_JSON_BYTES = 16 * 1024
+MAX_JSON_DEPTH = 8
+_JSON_NAME_LENGTH = 128
 
 Id = Annotated[str, Field(pattern=ID_PATTERN.pattern)]
 
@@ -39,6 +46,45 @@ def url_of(*schemes: str) -> Callable[[str], str]:
 
 HttpUrl = Annotated[str, Field(max_length=2048), AfterValidator(url_of("http", "https"))]
 HttpsUrl = Annotated[str, Field(max_length=2048), AfterValidator(url_of("https"))]
+
+
+def bounded_json(value: Any) -> Any:
+    """Return a JSON value when it can be stored as it is, and is small and flat.
+
+    Raises:
+        ValueError: over :data:`MAX_JSON_BYTES` or :data:`MAX_JSON_DEPTH`, a name over 128
+            characters, NUL, a lone surrogate, or a number that is not finite or not of 64 bits.
+    """
+    _check_json(value, MAX_JSON_DEPTH)
+    try:
+        size = len(orjson.dumps(value))
+    except TypeError:
+        raise ValueError("must have numbers of 64 bits") from None
+    if size > MAX_JSON_BYTES:
+        raise ValueError(f"must be at most {MAX_JSON_BYTES} bytes of JSON")
+    return value
+
+
+def _check_json(value: Any, depth: int) -> None:
+    if depth < 0:
+        raise ValueError(f"must be at most {MAX_JSON_DEPTH} levels deep")
+    match value:
+        case str():
+            printable(value)
+        case float() if not isfinite(value):
+            raise ValueError("must have finite numbers")
+        case list():
+            for part in value:
+                _check_json(part, depth - 1)
+        case dict():
+            for name, part in value.items():
+                if len(printable(name)) > _JSON_NAME_LENGTH:
+                    raise ValueError(f"must have names of at most {_JSON_NAME_LENGTH} characters")
+                _check_json(part, depth - 1)
+
+
+# Checked before the type: a name that cannot be written would stand in the issue's path.
+JsonObject = Annotated[dict[str, Any], BeforeValidator(bounded_json)]
 
 
 def one_of_names(first: str | None, second: str | None, names: str) -> str | None:

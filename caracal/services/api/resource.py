@@ -8,8 +8,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Response
 from pydantic import AfterValidator, Field, model_validator
 
-from caracal.errors import BadInput, NotFound
+from caracal.errors import BadInput
 from caracal.events.application import Application
+from caracal.events.provider import Provider, provider_not_found
 from caracal.events.resource import (
     Protocol,
     Resource,
@@ -163,8 +164,10 @@ async def delete(zone_id: ZoneId, resource_id: PathId, call: CallDep) -> Respons
 
 async def _check_references(call: Call, zone_id: str, members: dict[str, Any]) -> None:
     if (provider_id := members.get("provider_id")) is not None:
-        raise NotFound("provider_not_found", f"there is no provider {provider_id!r}")
+        provider = await call.find(Provider, provider_id, zone_id)
+        if provider is None or provider.archived:
+            raise provider_not_found(provider_id)
     if (application_id := members.get("gateway_application_id")) is not None:
-        found = await call.find(Application, application_id, zone_id)
-        if found is None or found.archived:
+        application = await call.find(Application, application_id, zone_id)
+        if application is None or application.archived:
             raise gateway_application_not_found(application_id)
