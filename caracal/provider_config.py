@@ -26,8 +26,16 @@ _PUBLIC_ALL_THE_SAME = frozenset(
 class Config:
     """Both parts of a configuration; in a change, null removes a name."""
 
-    public: Mapping[str, Any]
-    secret: Mapping[str, Any]
+    public: dict[str, Any]
+    secret: dict[str, Any]
+
+    def changed(self, change: Config) -> Config:
+        """Return the configuration after a change; what became secret leaves the public part."""
+        public, secret = (
+            _merge(self.public, change.public),
+            _merge(self.secret, change.secret),
+        )
+        return Config({name: v for name, v in public.items() if name not in secret}, secret)
 
 
 def is_secret(name: str) -> bool:
@@ -55,8 +63,8 @@ def split(
     return Config({name: v for name, v in config_json.items() if name not in secret}, secret)
 
 
-def merge(before: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """Return one part after a change of it (RFC 7396, but only its first level)."""
+def _merge(before: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    # RFC 7396, but only its first level
     return {name: value for name, value in {**before, **change}.items() if value is not None}
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from caracal.provider_config import Config, hidden_secret, is_secret, merge, public_only, split
+from caracal.provider_config import Config, hidden_secret, is_secret, public_only, split
 
 EXEMPT = (
     *("token_url", "token_uri", "token_endpoint", "token_endpoint_auth_method"),
@@ -39,10 +39,7 @@ LOOKS_SECRET = re.compile(
 
 def applied(before: Config, config_json: dict[str, Any], secret_config: dict[str, Any]) -> Config:
     """What a PATCH makes of a configuration; a POST is one of nothing."""
-    change = split(config_json, secret_config, before.secret.keys())
-    secret = merge(before.secret, change.secret)
-    public = merge(before.public, change.public)
-    return Config({name: v for name, v in public.items() if name not in secret}, secret)
+    return before.changed(split(config_json, secret_config, before.secret.keys()))
 
 
 def after(calls: list[tuple[dict[str, Any], dict[str, Any]]]) -> Config:
@@ -119,8 +116,16 @@ def test_what_a_change_does_not_name_stays(calls: Any) -> None:
 
 @given(GIVEN, GIVEN, GIVEN)
 def test_changes_merge_key_by_key(before: Any, first: Any, second: Any) -> None:
-    assert merge(merge(before, first), second) == merge(before, {**first, **second})
-    assert None not in merge(before, first).values()
+    for part in ("public", "secret"):
+
+        def of(change: dict[str, Any], part: str = part) -> Config:
+            return Config(**{"public": {}, "secret": {}, part: change})
+
+        start = of({}).changed(of(before))
+        assert None not in getattr(start, part).values()
+        assert start.changed(of(first)).changed(of(second)) == start.changed(
+            of({**first, **second})
+        )
 
 
 @given(st.recursive(VALUES, lambda v: st.lists(v) | st.dictionaries(NAMES, v), max_leaves=12))

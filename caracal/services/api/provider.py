@@ -17,7 +17,7 @@ from caracal.events.store.log import Saved
 from caracal.events.store.vault import Unreadable
 from caracal.ids import log_key, new_id
 from caracal.projections.provider import get_provider, list_providers
-from caracal.provider_config import Config, hidden_secret, merge, public_only, split
+from caracal.provider_config import Config, hidden_secret, public_only, split
 from caracal.services.api import provider_kinds
 from caracal.services.api.call import Call, CallDep, no_content
 from caracal.services.api.fields import JsonObject, bounded_json
@@ -26,6 +26,9 @@ from caracal.services.api.paging import PageDep, cut
 from caracal.services.api.path import PathId, ZoneId
 
 router = APIRouter(prefix="/v1/zones/{zone_id}/providers", tags=["providers"])
+
+
+_NOTHING = Config({}, {})
 
 
 def _without_hidden(config: dict[str, Any]) -> dict[str, Any]:
@@ -85,8 +88,7 @@ async def list_(zone_id: ZoneId, call: CallDep, page: PageDep) -> list[ProviderA
 @router.post("", status_code=201)
 async def create(zone_id: ZoneId, body: ProviderInput, call: CallDep) -> ProviderAnswer:
     """Create a provider; what is secret in its configuration is sealed and never shown."""
-    given = split(body.config_json, body.secret_config or {})
-    config = Config(merge({}, given.public), merge({}, given.secret))
+    config = _NOTHING.changed(split(body.config_json, body.secret_config or {}))
     _check(body.kind, body.identifier, config)
     members = body.model_dump(exclude={"config_json", "secret_config"})
     members |= {"name": body.name or body.identifier, "config": config.public}
@@ -148,14 +150,12 @@ async def _change(call: Call, provider: Provider, changes: dict[str, Any]) -> No
     given = split(config_json, secret_config, names)
     touched = {n: v for n, v in given.secret.items() if v is not None or n in names}
     kind = changes.get("kind", provider.kind)
-    secret: dict[str, Any] = {}
-    if touched or kind != provider.kind:
-        secret = merge(await _kept(call, provider, touched), touched)
-    hidden = secret.keys() | (names if not touched else ())
-    public = {n: v for n, v in merge(provider.config, given.public).items() if n not in hidden}
-    _check(kind, changes.get("identifier", provider.identifier), Config(public, secret))
-    sealed = _sealed(call, secret) if touched else None
-    provider.change({**changes, "config": public}, sealed)
+    opened = touched or kind != provider.kind
+    kept = await _kept(call, provider, touched) if opened else {}
+    config = Config(provider.config, kept).changed(Config(given.public, touched))
+    _check(kind, changes.get("identifier", provider.identifier), config)
+    sealed = _sealed(call, config.secret) if touched else None
+    provider.change({**changes, "config": config.public}, sealed)
 
 
 async def _kept(call: Call, provider: Provider, replaced: Mapping[str, Any]) -> dict[str, Any]:
