@@ -51,7 +51,7 @@ class Product:
     def __init__(
         self, servers: EmbeddedServers, nursery: Nursery, logs: Path, **settings: str
     ) -> None:
-        self.servers, self._logs = servers, logs
+        self.servers, self.directory = servers, logs
         self._nursery = nursery
         self._ports = {name: nursery.reserve() for name in PROCESSES}
         self._pids: dict[str, int] = {}
@@ -87,7 +87,7 @@ class Product:
             self._pids[name] = self._nursery.fork(PROCESSES[name], settings, self._log(name))
 
     def _log(self, name: str) -> Path:
-        return self._logs / f"{name}.log"
+        return self.directory / f"{name}.log"
 
     def kill(self, *names: str) -> None:
         """End processes by SIGKILL; they are gone when this returns."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -118,11 +118,16 @@ class Caller:
         return dict(answer.body)
 
 
+Seeing = Callable[[httpx.Response], Awaitable[None]]
+
+
 @asynccontextmanager
-async def calling(product: Product) -> AsyncIterator[Caller]:
-    """A caller with connections of its own."""
+async def calling(product: Product, *seeing: Seeing) -> AsyncIterator[Caller]:
+    """A caller with connections of its own; ``seeing`` are shown each answer as it came."""
     limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(verify=False, timeout=_PATIENCE, limits=limits) as http:
+    async with httpx.AsyncClient(
+        verify=False, timeout=_PATIENCE, limits=limits, event_hooks={"response": list(seeing)}
+    ) as http:
         yield Caller(product, http)
 
 
@@ -195,11 +200,11 @@ class Tenant:
 
 
 @asynccontextmanager
-async def new_tenant(product: Product) -> AsyncIterator[tuple[Tenant, Upstream]]:
+async def new_tenant(product: Product, *seeing: Seeing) -> AsyncIterator[tuple[Tenant, Upstream]]:
     """Make a tenant, and serve its upstream."""
     async with AsyncExitStack() as stack:
         upstream = await stack.enter_async_context(Upstream().serving())
-        caller = await stack.enter_async_context(calling(product))
+        caller = await stack.enter_async_context(calling(product, *seeing))
         zone = (await caller.made("/zones", name="Tenant"))["id"]
         tenant = Tenant(
             caller,
