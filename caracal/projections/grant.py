@@ -10,7 +10,7 @@ from caracal.events.base import Fact
 from caracal.events.grant import Grant
 from caracal.projections.projection import Projection
 from caracal.projections.query import Db, Page, page, select
-from caracal.projections.table import End, Put, Table, end, put
+from caracal.projections.table import Change, End, Put, Table, end, put
 
 GRANTS = Table(
     "grants",
@@ -24,8 +24,12 @@ GRANTS = Table(
         "created_at": "timestamptz",
         "status": "text",
         "ended_on": "timestamptz",
+        "access_token_ref": "text",
+        "refresh_token_ref": "text",
+        "token_expires_at": "timestamptz",
+        "token_version": "integer",
     },
-    final=("status", "ended_on"),
+    final=("status", "ended_on", "access_token_ref", "refresh_token_ref"),
     indexes=("(zone_id, created_at DESC, id DESC)",),
 )
 
@@ -44,6 +48,15 @@ _FILTERS = {
 @grants.on(Grant.Created)
 def created(fact: Fact) -> Put:
     return put(GRANTS, fact, created_at=fact.occurred_at, status="active")
+
+
+@grants.on(Grant.CredentialStored, Grant.CredentialRefreshed)
+def credential_stored(fact: Fact) -> Change:
+    # Not by the names of the data: the grant has an expires_at of its own.
+    data = fact.data
+    tokens = {name: data[name] for name in ("access_token_ref", "refresh_token_ref")}
+    version = {"token_expires_at": data["expires_at"], "token_version": data["token_version"]}
+    return Change(GRANTS, fact.aggregate_id, tokens | version)
 
 
 @grants.on(Grant.Revoked)

@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import datetime
+
 import pytest
 
+from caracal import clock
 from caracal.errors import Forbidden, NotFound
 from caracal.events.base import Fall
-from caracal.events.grant import Grant
+from caracal.events.catalogue import export_of
+from caracal.events.grant import Credential, Grant, RefreshedMeanwhile
+from caracal.events.store.appender import VersionConflict
 from caracal.events.store.log import Saved
+from caracal.events.store.memory import MemoryLog
 from tests.making import (
     ZONE,
     in_zone,
@@ -13,6 +20,7 @@ from tests.making import (
     new_grant,
     new_resource,
     new_session,
+    sealed,
     signals,
     store_with,
     told,
@@ -60,6 +68,99 @@ async def test_expired_is_not_revoked() -> None:
     assert grant.status == "expired"
     store = await store_with(app, resource, grant)
     assert told(store)[-1] == ("grant.expired", {})
+
+
+def credential(
+    name: str, *, refresh: bool = True, expires_at: datetime | None = None
+) -> Credential:
+    refreshing = sealed(f"{name}/refresh") if refresh else None
+    return Credential(sealed(f"{name}/access"), refreshing, expires_at)
+
+
+async def granted() -> tuple[MemoryLog, Grant]:
+    app, resource = new_application(), new_resource()
+    grant = new_grant(app.aggregate_id, resource.aggregate_id, user_id="ada")
+    return await store_with(app, resource, grant), grant
+
+
+async def test_tokens_are_stored_and_refreshed() -> None:
+    store, grant = await granted()
+    moment = clock.now()
+    with in_zone():
+        grant.store_credential(credential("a", expires_at=moment))
+    await store.save(grant)
+    assert told(store)[-1] == (
+        "grant.credential_stored",
+        {
+            "access_token_ref": "a/access",
+            "refresh_token_ref": "a/refresh",
+            "expires_at": clock.rfc3339(moment),
+            "token_version": 1,
+        },
+    )
+    with in_zone():
+        grant.refresh_credential(credential("b", refresh=False), token_version=1)
+    await store.save(grant)
+    assert told(store)[-1] == (
+        "grant.credential_refreshed",
+        {
+            "access_token_ref": "b/access",
+            "refresh_token_ref": "a/refresh",
+            "expires_at": None,
+            "token_version": 2,
+        },
+    )
+    assert set(store.held.vault) == {"b/access", "a/refresh"}
+    with in_zone():
+        grant.refresh_credential(credential("c"), token_version=2)
+        grant.store_credential(credential("d", refresh=False))
+    await store.save(grant)
+    assert told(store)[-1][1]["token_version"] == 4
+    assert set(store.held.vault) == {"d/access"}
+    exported = export_of("grant.credential_stored", told(store)[-1][1])
+    assert exported == {"expires_at": None, "token_version": 4}
+
+
+async def test_one_refresh_of_a_version_wins() -> None:
+    store, grant = await granted()
+    with in_zone():
+        with pytest.raises(RefreshedMeanwhile):
+            grant.refresh_credential(credential("a"), token_version=0)  # there is none
+        grant.store_credential(credential("a"))
+    await store.save(grant)
+    mine, peers = [await store.find(Grant, grant.aggregate_id) for _ in range(2)]
+    assert mine is not None
+    assert peers is not None
+    with in_zone():
+        peers.refresh_credential(credential("peer"), token_version=1)
+        await store.save(peers)
+        mine.refresh_credential(credential("mine"), token_version=1)
+        with pytest.raises(VersionConflict):
+            await store.save(mine)
+        again = await store.find(Grant, grant.aggregate_id)
+        assert again is not None
+        with pytest.raises(RefreshedMeanwhile):
+            again.refresh_credential(credential("mine"), token_version=1)
+    assert (again.access_token_ref, again.token_version) == ("peer/access", 2)
+    assert set(store.held.vault) == {"peer/access", "peer/refresh"}
+
+
+@pytest.mark.parametrize("end", [lambda grant: grant.revoke(Fall()), Grant.expire])
+async def test_tokens_end_with_the_grant(end: Callable[[Grant], None]) -> None:
+    store, grant = await granted()
+    with in_zone():
+        grant.store_credential(credential("a"))
+        await store.save(grant)
+        end(grant)
+        await store.save(grant)
+        assert store.held.vault == {}
+        for command in (
+            lambda: grant.store_credential(credential("b")),
+            lambda: grant.refresh_credential(credential("b"), token_version=1),
+        ):
+            with pytest.raises(NotFound, match="grant_not_found"):
+                command()
+    assert await store.save(grant) == Saved()
 
 
 def test_scopes_stay_within_the_resource() -> None:

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+from datetime import timedelta
+
+from caracal import clock
 from caracal.events.base import Fall
+from caracal.events.grant import Credential
 from caracal.projections.grant import grants
 from tests.making import (
     ZONE,
@@ -9,6 +13,7 @@ from tests.making import (
     new_grant,
     new_resource,
     reduced,
+    sealed,
     store_with,
 )
 
@@ -36,3 +41,22 @@ async def test_rows() -> None:
     for grant, status in ((revoked, "revoked"), (expired, "expired")):
         assert rows[grant.aggregate_id]["status"] == status
         assert "ended_on" in rows[grant.aggregate_id]
+
+
+async def test_tokens() -> None:
+    app, resource = new_application(), new_resource()
+    kept, ended = (new_grant(app.aggregate_id, resource.aggregate_id) for _ in range(2))
+    moment = clock.now() + timedelta(hours=1)
+    with in_zone():
+        for grant in (kept, ended):
+            grant.store_credential(Credential(sealed("a"), sealed("r")))
+            grant.refresh_credential(Credential(sealed("b"), None, moment), token_version=1)
+        ended.revoke(Fall())
+    rows = reduced(grants, await store_with(app, resource, kept, ended))["grants"]
+    row = rows[kept.aggregate_id]
+    expected = {"access_token_ref": "b", "refresh_token_ref": "r", "token_version": 2}
+    assert row.items() >= expected.items()
+    assert row["token_expires_at"] == clock.parse(clock.rfc3339(moment))
+    assert "expires_at" not in row  # the grant itself has none
+    assert rows[ended.aggregate_id]["status"] == "revoked"
+    assert not {"access_token_ref", "refresh_token_ref"} & rows[ended.aggregate_id].keys()
