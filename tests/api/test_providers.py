@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -408,4 +409,14 @@ async def test_it_cannot_hide_below_the_first_level(api: Plane) -> None:
     assert found == {
         "config_json": "oauth.0.client_secret looks like a secret; "
         "it is sealed only in secret_config"
+    }
+
+
+def test_the_documentation_names_the_kinds() -> None:
+    text = (Path(__file__).parents[2] / "docs/providers.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \|(.*)\|(.*)\|$", text, re.MULTILINE)
+    told = {kind: tuple(re.findall(r"`(\w+)`", part) for part in parts) for kind, *parts in rows}
+    assert told == {
+        name: (sorted(kind.public.model_fields), sorted(kind.secret.model_fields))
+        for name, kind in KINDS.items()
     }

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -102,6 +103,22 @@ async def test_a_resource_keeps_the_id_of_a_provider_that_is_gone(api: Plane) ->
     assert (again.status_code, again.json()["error"]) == (404, "provider_not_found")
     cleared = await api.call("PATCH", path, {"credential_provider_id": None})
     assert (cleared.status_code, cleared.json()["provider_id"]) == (200, None)
+
+
+async def test_many_resources_and_the_end_of_their_provider(api: Plane) -> None:
+    zone = await api.zone()
+    provider = (await api.provider(zone))["id"]
+    path = f"/zones/{zone}/resources"
+    bodies = [{"identifier": f"{n}", "scopes": ["a"], "provider_id": provider} for n in range(32)]
+    calls = [api.call("POST", path, body) for body in bodies]
+    calls.insert(8, api.call("DELETE", f"/zones/{zone}/providers/{provider}"))
+    answers = await asyncio.gather(*calls)
+    ended = int(answers.pop(8).headers["caracal-position"])
+    for answer in answers:
+        if answer.status_code == 201:
+            assert int(answer.headers["caracal-position"]) < ended
+        else:
+            assert (answer.status_code, answer.json()["error"]) == (404, "provider_not_found")
 
 
 async def test_identifiers_are_unique_among_what_is_not_archived(api: Plane) -> None:

@@ -57,6 +57,7 @@ async def known(product: Product, tenant: Tenant) -> dict[str, str]:
     zone = (await made("/zones", name="known"))["id"]
     application = await made(f"/zones/{zone}/applications", name="a", credential_type="token")
     resource = await made(f"/zones/{zone}/resources", identifier="resource://a", scopes=["read"])
+    provider = await made(f"/zones/{zone}/providers", identifier="a", kind="oauth2")
     policy_set = await made(f"/zones/{zone}/policy-sets", name="set")
     body = {"application_id": application["id"], "resource_id": resource["id"]}
     grant = await made(f"/zones/{zone}/grants", **body, scopes=["read"])
@@ -64,6 +65,7 @@ async def known(product: Product, tenant: Tenant) -> dict[str, str]:
         "zone_id": zone,
         "application_id": application["id"],
         "resource_id": resource["id"],
+        "provider_id": provider["id"],
         "policy_id": tenant.policy,
         "policy_set_id": policy_set["id"],
         "grant_id": grant["id"],

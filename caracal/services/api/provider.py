@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any
@@ -25,6 +26,7 @@ from caracal.services.api.models import Answer, Body, Name, Text
 from caracal.services.api.paging import PageDep, cut
 from caracal.services.api.path import PathId, ZoneId
 
+logger = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1/zones/{zone_id}/providers", tags=["providers"])
 
 
@@ -175,6 +177,7 @@ async def _kept(call: Call, provider: Provider, replaced: Mapping[str, Any]) -> 
         again = await call.find(Provider, provider.aggregate_id, str(provider.zone_id))
         if again is None or again.secret_config_ref != ref:
             raise VersionConflict(log_key(provider.aggregate_id)) from None
+        logger.warning("the secrets of provider %s do not open", provider.aggregate_id)
         lost = "the stored secrets cannot be opened; send or remove every secret key"
         raise Conflict("provider_secret_unreadable", lost) from None
 
