@@ -10,7 +10,18 @@ from base64 import b64encode
 from dataclasses import dataclass
 from typing import Any
 
-from caracal.errors import CaracalError
+from caracal.errors import CaracalError, Conflict
+
+
+class Overtaken(Conflict):
+    """A guard met what another command did meanwhile: load again and decide again.
+
+    ``key`` names what they contend for. Who gives up answers 409 ``concurrent_update``.
+    """
+
+    def __init__(self, key: str) -> None:
+        super().__init__("concurrent_update", "another command was faster; try again")
+        self.key = key
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +123,60 @@ class Count(Guard):
 
     def arguments(self) -> dict[str, Any]:
         return {"op": "count", "key": self.key, "by": self.by, "limit": self.limit}
+
+    @property
+    def refusal(self) -> CaracalError:
+        return self.error
+
+
+@dataclass(frozen=True, slots=True)
+class Seat(Guard):
+    """``owner`` has one of the ``limit`` seats of ``key`` until it leaves, or until ``until``.
+
+    A count whose members end by themselves: whose time (RFC 3339; None: none) is over does not
+    count from that moment on, without an event. The log's clock decides.
+    """
+
+    key: str
+    owner: str
+    until: str | None
+    limit: int
+    error: CaracalError
+
+    def arguments(self) -> dict[str, Any]:
+        return {
+            "op": "seat",
+            "key": self.key,
+            "owner": self.owner,
+            "until": self.until,
+            "limit": self.limit,
+        }
+
+    @property
+    def refusal(self) -> CaracalError:
+        return self.error
+
+
+@dataclass(frozen=True, slots=True)
+class FreeSeats(Guard):
+    """``owners`` leave their seats of ``key``."""
+
+    key: str
+    owners: tuple[str, ...]
+
+    def arguments(self) -> dict[str, Any]:
+        return {"op": "free_seats", "key": self.key, "owners": list(self.owners)}
+
+
+@dataclass(frozen=True, slots=True)
+class NoSeats(Guard):
+    """Nobody has a seat of ``key`` now."""
+
+    key: str
+    error: CaracalError
+
+    def arguments(self) -> dict[str, Any]:
+        return {"op": "no_seats", "key": self.key}
 
     @property
     def refusal(self) -> CaracalError:

@@ -12,7 +12,7 @@ import orjson
 from caracal.errors import Conflict, NotFound, Unprocessable
 from caracal.events import base
 from caracal.events.base import Aggregate
-from caracal.events.guards import Free, Guard, Take
+from caracal.events.guards import Free, Guard, Overtaken, Take
 from caracal.events.policy import needs_policy
 from caracal.events.zone import needs_zone
 
@@ -142,7 +142,7 @@ class PolicySet(Aggregate):
         """Make this the zone's active set, in place of ``replacing``; save both together.
 
         ``policies`` are the ids of the policies in the manifests. The guard refuses with
-        :class:`AnotherIsActive` when another set than ``replacing`` is active by then: load
+        :class:`Overtaken` when another set than ``replacing`` is active by then: load
         that one and decide again.
 
         Raises:
@@ -194,7 +194,7 @@ class PolicySet(Aggregate):
 
     def _take_over(self, replaced: PolicySet | None) -> list[Guard]:
         key = active_key(str(self.zone_id))
-        take = Take(key, self.aggregate_id, AnotherIsActive())
+        take = Take(key, self.aggregate_id, Overtaken(key))
         if replaced is None or replaced.active_version_id is None:
             return [take]
         replaced.deactivate(self.aggregate_id)
@@ -203,13 +203,6 @@ class PolicySet(Aggregate):
     def _check_live(self) -> None:
         if self.archived:
             raise policy_set_not_found(self.aggregate_id)
-
-
-class AnotherIsActive(Conflict):
-    """Another set was activated meanwhile: to the command what a version conflict is."""
-
-    def __init__(self) -> None:
-        super().__init__("concurrent_update", "another policy set was activated; try again")
 
 
 def manifest_sha256(manifest: Sequence[str]) -> str:

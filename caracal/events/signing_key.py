@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from caracal.events import base
 from caracal.events.base import Aggregate, Private
-from caracal.events.guards import Erase, Secret
+from caracal.events.guards import Erase, Free, Guard, Overtaken, Secret, Take
 from caracal.events.zone import needs_zone
 
 
@@ -46,11 +46,19 @@ class SigningKey(Aggregate):
         number: int = 1,
         replaces: str | None = None,
     ) -> Self:
-        """Begin the zone's key ``number`` (from 1). ``private_key`` is the sealed private part."""
+        """Begin the zone's key ``number`` (from 1), in place of its newest one, ``replaces``.
+
+        ``private_key`` is the sealed private part. The guard refuses with :class:`Overtaken`
+        when another key is the newest by then: so numbers have no gap and none comes twice.
+        """
+        key = newest_key(zone_id)
+        handed_over: list[Guard] = [Free((key,), replaces)] if replaces is not None else []
         return cls._begin(
             cls.Created,
             kid,
             needs_zone(zone_id),
+            *handed_over,
+            Take(key, kid, Overtaken(key)),
             private_key,
             version=number,
             alg="ES256",
@@ -59,7 +67,23 @@ class SigningKey(Aggregate):
             replaces=replaces,
         )
 
+    def successor(self, kid: str, *, public_jwk: dict[str, Any], private_key: Secret) -> SigningKey:
+        """Begin the key that takes over the signing; tokens signed with this one stay valid."""
+        return self.create(
+            kid,
+            zone_id=str(self.zone_id),
+            public_jwk=public_jwk,
+            private_key=private_key,
+            number=self.number + 1,
+            replaces=self.aggregate_id,
+        )
+
     def retire(self, reason: Literal["rotated", "unreadable"]) -> None:
         """Sign no more; the private part is erased. Again changes nothing."""
         if not self.retired:
             self._record(self.Retired, Erase((self.private_key_ref,)), reason=reason)
+
+
+def newest_key(zone_id: str) -> str:
+    """Return the guard key that the newest signing key of the zone owns."""
+    return f"signing_key:{zone_id}"

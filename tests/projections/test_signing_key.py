@@ -5,10 +5,11 @@ from tests.making import ZONE, in_zone, new_key, reduced, store_with
 
 
 async def test_rows() -> None:
-    key, old = new_key(number=2), new_key()
+    old = new_key()
+    key = new_key(number=2, replaces=old.aggregate_id)
     with in_zone():
         old.retire("rotated")
-    rows = reduced(signing_keys, await store_with(key, old))["signing_keys"]
+    rows = reduced(signing_keys, await store_with(old, key))["signing_keys"]
     assert (
         rows[key.aggregate_id].items()
         >= {

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 from psycopg import AsyncConnection
 
+from caracal import clock
 from caracal.errors import CaracalError, Conflict, NotFound, TooMany
 from caracal.events.guards import (
     Count,
@@ -16,10 +18,14 @@ from caracal.events.guards import (
     Erase,
     Free,
     FreeEdges,
+    FreeSeats,
     Guard,
     Need,
+    NoSeats,
+    Overtaken,
     Release,
     Revive,
+    Seat,
     Secret,
     Take,
 )
@@ -27,7 +33,7 @@ from caracal.events.store.appender import VersionConflict
 from caracal.events.store.log import Log, Saved, Store, retrying
 from caracal.events.zone import Zone
 from caracal.ids import new_id
-from tests.backbone import archive_zone, change_zone, new_zone
+from tests.backbone import archive_zone, change_zone, eventually, new_zone
 
 TAKEN, MISSING, FULL = Conflict("taken"), NotFound("missing"), TooMany("full")
 RING = Conflict("ring")
@@ -77,8 +83,9 @@ async def test_guards_are_checked_in_order(store: Store) -> None:
 
 async def test_nothing_of_a_refused_command_stays(store: Store) -> None:
     held = Count("c", 1, 5, FULL), Edge("x", "y", "e", RING), Secret("s", "k", b"n", b"c")
-    await refused(store, MISSING, Take("k", "a", TAKEN), *held, Need("none", MISSING))
+    await refused(store, MISSING, Take("k", "a", TAKEN), *held, seat("a"), Need("none", MISSING))
     await save(store, Take("k", "b", TAKEN), Count("c", 5, 5, FULL), Edge("y", "x", "e", RING))
+    assert await store.seated("s") == []
 
 
 async def test_need(store: Store) -> None:
@@ -126,6 +133,59 @@ async def test_only_what_lives_is_revived(store: Store) -> None:
     await save(store, Need("active", MISSING))
     await refused(store, MISSING, Need("dead", MISSING))
     await refused(store, MISSING, Need("other", MISSING))
+
+
+def seat(owner: str, until: datetime | None = None, *, limit: int = 2) -> Seat:
+    return Seat("s", owner, clock.rfc3339(until) if until else None, limit, FULL)
+
+
+async def test_seats_are_counted(store: Store) -> None:
+    await save(store, NoSeats("s", TAKEN), seat("a"), seat("b"))
+    await refused(store, FULL, seat("c"))
+    await refused(store, FULL, seat("a", limit=9))  # an owner sits once
+    await refused(store, TAKEN, NoSeats("s", TAKEN))
+    await save(store, Seat("other", "c", None, 1, FULL))
+    assert await store.seated("s") == ["a", "b"]
+
+
+async def test_seats_are_freed(store: Store) -> None:
+    await save(store, seat("a"), seat("b"))
+    await save(store, FreeSeats("other", ("a",)), FreeSeats("s", ("b", "unknown")))
+    await refused(store, FULL, seat("c"), seat("d"))
+    await save(store, seat("c"))
+    await save(store, FreeSeats("s", ("a", "c")), NoSeats("s", TAKEN))
+    assert await store.seated("s") == []
+
+
+async def test_whose_time_is_over_has_no_seat(store: Store) -> None:
+    now = clock.now()
+    soon, later = now + timedelta(milliseconds=300), now + timedelta(hours=1)
+    await save(store, seat("past", now), seat("soon", soon), seat("later", later))
+    assert await store.seated("s") == ["later", "soon"]
+    await refused(store, FULL, seat("c"))
+
+    async def over() -> bool:
+        return await store.seated("s") == ["later"]
+
+    await eventually(over, what="the end of a seat")
+    await save(store, seat("c"))
+    await refused(store, FULL, seat("d"))
+    await refused(store, TAKEN, NoSeats("s", TAKEN))
+
+
+async def test_only_seats_whose_time_is_over(store: Store) -> None:
+    await save(store, seat("past", clock.now()))
+    await save(store, NoSeats("s", TAKEN))
+
+
+async def test_many_writers_of_a_few_seats(store: Store) -> None:
+    past, later = clock.now(), clock.now() + timedelta(hours=1)
+    await save(store, *(seat(f"past {n}", past, limit=8) for n in range(8)))
+    attempts = [save(store, seat(str(n), later, limit=8)) for n in range(32)]
+    outcomes = await asyncio.gather(*attempts, return_exceptions=True)
+    assert sum(isinstance(outcome, Saved) for outcome in outcomes) == 8
+    assert sum(outcome is FULL for outcome in outcomes) == 24
+    assert len(await store.seated("s")) == 8
 
 
 async def test_edges_close_no_ring(store: Store) -> None:
@@ -245,13 +305,14 @@ async def test_retrying_decides_again(store: Store) -> None:
     assert found.name == "A" + "+" * 32
 
 
-async def test_retrying_gives_up_with_a_conflict() -> None:
+@pytest.mark.parametrize("overtaken", [VersionConflict("a"), Overtaken("a")])
+async def test_retrying_gives_up_with_a_conflict(overtaken: Exception) -> None:
     calls = 0
 
     async def command() -> Saved:
         nonlocal calls
         calls += 1
-        raise VersionConflict("a")
+        raise overtaken
 
     with pytest.raises(Conflict) as caught:
         await retrying(command)

@@ -8,10 +8,8 @@ import httpx
 import pytest
 
 from caracal import mandate
-from caracal.events.signing_key import SigningKey as KeyFact
 from caracal.ids import new_id
-from tests.making import in_zone
-from tests.sts.world import ISSUER, VAULT, World, new_tenant, new_world
+from tests.sts.world import ISSUER, World, new_tenant, new_world
 
 METADATA = "/.well-known/oauth-authorization-server"
 
@@ -40,23 +38,15 @@ async def test_a_zone_made_a_moment_ago_is_known(world: World) -> None:
 async def test_unreadable_keys_are_skipped_and_all_unreadable_is_an_error(world: World) -> None:
     tenant = await new_tenant(world.log)
 
-    async def add_unreadable(number: int) -> httpx.Response:
+    async def add_unreadable() -> httpx.Response:
         kid = new_id()
-        with in_zone(tenant.id):
-            fact = KeyFact.create(
-                kid,
-                zone_id=tenant.id,
-                public_jwk={"kid": kid, "x": "?", "y": "?"},
-                private_key=VAULT.seal(b"?"),
-                number=number,
-            )
-        position = str(await tenant.save(fact))
+        position = str(await tenant.rotate(kid, {"kid": kid, "x": "?", "y": "?"}, b"?"))
         path = f"/zones/{tenant.id}/.well-known/jwks.json"
         return await get(world, path, **{"Caracal-Min-Position": position})
 
-    one_left = await add_unreadable(2)
+    one_left = await add_unreadable()
     assert [key["kid"] for key in one_left.json()["keys"]] == [tenant.key.kid]
-    none_left = await add_unreadable(3)
+    none_left = await add_unreadable()
     assert (none_left.status_code, none_left.json()["error"]) == (500, "internal_error")
     metrics = await get(world, "/metrics", Accept="application/json")
     assert metrics.json()["sts"]["jwks_invalid_keys"] == 3

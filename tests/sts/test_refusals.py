@@ -14,11 +14,10 @@ import pytest
 
 from caracal import clock, secret_hash
 from caracal.events.base import Fall
-from caracal.events.signing_key import SigningKey as KeyFact
 from caracal.ids import new_id
 from caracal.mandate import SigningKey
 from tests.making import in_zone, new_application, new_session
-from tests.sts.world import ISSUER, VAULT, World, new_tenant
+from tests.sts.world import ISSUER, World, new_tenant
 
 Send = Callable[[World], Awaitable[httpx.Response]]
 TOKEN = "/oauth/2/token"
@@ -121,17 +120,9 @@ async def unknown_kid(world: World) -> httpx.Response:
 async def retired_key(world: World) -> httpx.Response:
     """Two newer keys: the oldest verifies no more."""
     tenant = await new_tenant(world.log)
-    for number in (2, 3):
+    for _ in range(2):
         key = SigningKey.generate(new_id())
-        with in_zone(tenant.id):
-            fact = KeyFact.create(
-                key.kid,
-                zone_id=tenant.id,
-                public_jwk=key.public_jwk(),
-                private_key=VAULT.seal(key.pem()),
-                number=number,
-            )
-        await tenant.save(fact)
+        await tenant.rotate(key.kid, key.public_jwk(), key.pem())
     return await world.post(tenant.form(subject_token=tenant.token()))
 
 

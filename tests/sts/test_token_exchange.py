@@ -12,7 +12,7 @@ from caracal.events.topics import AUDIT
 from caracal.ids import new_id
 from caracal.mandate import SigningKey
 from tests.making import in_zone
-from tests.sts.world import AUDIT_KEY, ISSUER, VAULT, KeyFact, World
+from tests.sts.world import AUDIT_KEY, ISSUER, World
 
 
 def claims_of(world: World, token: str) -> mandate.Claims:
@@ -286,22 +286,13 @@ async def test_the_newest_key_signs_and_the_one_before_still_verifies(world: Wor
     tenant = world.tenant
     old = tenant.token()
     key = SigningKey.generate(new_id())
-    with in_zone(tenant.id):
-        fact = KeyFact.create(
-            key.kid,
-            zone_id=tenant.id,
-            public_jwk=key.public_jwk(),
-            private_key=VAULT.seal(key.pem()),
-            number=2,
-            replaces=tenant.key.kid,
-        )
-    await tenant.save(fact)
+    await tenant.rotate(key.kid, key.public_jwk(), key.pem())
     minted = (await world.exchange(subject_token=old)).json()["access_token"]
     assert mandate.peek(minted).kid == key.kid
     assert (await world.exchange(subject_token=key.sign(tenant.claims()))).status_code == 200
     with in_zone(tenant.id):
-        fact.retire("rotated")
-    await tenant.save(fact)
+        tenant.key_fact.retire("unreadable")
+    await tenant.save(tenant.key_fact)
     minted = (await world.exchange(subject_token=old)).json()["access_token"]
     assert mandate.peek(minted).kid == tenant.key.kid
     refused = await world.exchange(subject_token=key.sign(tenant.claims()))

@@ -161,6 +161,14 @@ class Tenant:
         await self.save(made)
         return made
 
+    async def rotate(self, kid: str, public_jwk: dict[str, Any], pem: bytes) -> int:
+        """Add a signing key that takes the place of the newest one."""
+        with in_zone(self.id):
+            self.key_fact = self.key_fact.successor(
+                kid, public_jwk=public_jwk, private_key=VAULT.seal(pem)
+            )
+        return await self.save(self.key_fact)
+
     async def activate(self, content: str) -> int:
         """Add a policy with this text and make it the only one of a new version."""
         with in_zone(self.id):

@@ -46,6 +46,18 @@ BEGIN
             INSERT INTO guard_count AS c VALUES (guard->>'key', greatest((guard->>'by')::bigint, 0))
             ON CONFLICT (key) DO UPDATE SET n = greatest(c.n + (guard->>'by')::bigint, 0)
             RETURNING c.n <= (guard->>'limit')::bigint OR (guard->>'by')::bigint < 0 INTO held;
+        WHEN 'seat' THEN
+            DELETE FROM guard_seat WHERE key = guard->>'key' AND until <= clock_timestamp();
+            INSERT INTO guard_seat VALUES (guard->>'key', guard->>'owner', (guard->>'until')::timestamptz)
+            ON CONFLICT DO NOTHING;
+            held := FOUND AND (SELECT count(*) FROM guard_seat WHERE key = guard->>'key') <= (guard->>'limit')::bigint;
+        WHEN 'free_seats' THEN
+            DELETE FROM guard_seat
+            WHERE key = guard->>'key' AND owner IN (SELECT jsonb_array_elements_text(guard->'owners'));
+        WHEN 'no_seats' THEN
+            held := NOT EXISTS (
+                SELECT FROM guard_seat
+                WHERE key = guard->>'key' AND (until IS NULL OR until > clock_timestamp()));
         WHEN 'edge' THEN
             INSERT INTO guard_edge VALUES (guard->>'owner', guard->>'a', guard->>'b') ON CONFLICT DO NOTHING;
             held := FOUND AND NOT EXISTS (

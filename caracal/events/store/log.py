@@ -17,12 +17,13 @@ from psycopg_pool import AsyncConnectionPool
 
 from caracal.errors import Conflict
 from caracal.events.base import Aggregate
-from caracal.events.guards import Guard
+from caracal.events.guards import Guard, Overtaken
 from caracal.events.store.appender import Appender, VersionConflict
 from caracal.ids import log_key
 
 Thing = TypeVar("Thing", bound=Aggregate)
 _PAUSES = (0, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.25, 0.25, 0.25)  # longest, s
+_OVERTAKEN = (VersionConflict, Overtaken)
 _turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
 
@@ -57,6 +58,10 @@ class Store(Protocol):
 
     async def owner(self, key: str) -> str | None:
         """Return who holds the unique ``key`` of a guard; None when it is free."""
+        ...
+
+    async def seated(self, key: str) -> list[str]:
+        """Return who has a seat of ``key`` (:class:`caracal.events.guards.Seat`) now."""
         ...
 
     async def save(self, *things: Aggregate, guards: Iterable[Guard] = ()) -> Saved:
@@ -121,6 +126,17 @@ class Log:
             row = await cursor.fetchone()
         return None if row is None else str(row[0])
 
+    async def seated(self, key: str) -> list[str]:
+        """See :class:`Store`."""
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(
+                "SELECT owner FROM guard_seat WHERE key = %s"
+                " AND (until IS NULL OR until > clock_timestamp()) ORDER BY owner",
+                (key,),
+                prepare=True,
+            )
+            return [row[0] for row in await cursor.fetchall()]
+
     async def save(self, *things: Aggregate, guards: Iterable[Guard] = ()) -> Saved:
         """See :class:`Store`."""
         all_guards = [guard for thing in things for guard in thing.collect_guards()]
@@ -142,11 +158,11 @@ async def retrying(command: Callable[[], Awaitable[Saved]]) -> Saved:
     """
     try:
         return await command()
-    except VersionConflict as conflict:
+    except _OVERTAKEN as conflict:
         turn = _turns.setdefault(conflict.key, asyncio.Lock())
     async with turn:
         for pause in _PAUSES:
             await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - spreads, hides nothing
-            with suppress(VersionConflict):
+            with suppress(*_OVERTAKEN):
                 return await command()
     raise Conflict("concurrent_update", "the thing kept changing; try again")

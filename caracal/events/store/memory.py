@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from eventsourcing.persistence import StoredEvent
 
+from caracal import clock
 from caracal.errors import CaracalError
 from caracal.events.base import Aggregate
 from caracal.events.guards import (
@@ -15,10 +16,13 @@ from caracal.events.guards import (
     Erase,
     Free,
     FreeEdges,
+    FreeSeats,
     Guard,
     Need,
+    NoSeats,
     Release,
     Revive,
+    Seat,
     Secret,
     Take,
 )
@@ -34,12 +38,28 @@ class Held:
 
     keys: dict[str, str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    seats: dict[tuple[str, str], str | None] = field(default_factory=dict)
     edges: dict[str, tuple[str, str]] = field(default_factory=dict)
     vault: dict[str, Secret] = field(default_factory=dict)
 
     def copy(self) -> Held:
         """Return a copy to try guards on."""
-        return Held(dict(self.keys), dict(self.counts), dict(self.edges), dict(self.vault))
+        return Held(
+            dict(self.keys),
+            dict(self.counts),
+            dict(self.seats),
+            dict(self.edges),
+            dict(self.vault),
+        )
+
+    def seated(self, key: str) -> list[str]:
+        """Return who has a seat now."""
+        now = clock.rfc3339(clock.now())  # fixed width: the texts sort as the times do
+        return sorted(
+            owner
+            for (of, owner), until in self.seats.items()
+            if of == key and (until is None or until > now)
+        )
 
     def holds(self, guard: Guard) -> bool:
         """Check a guard and keep what it asks for; False when it does not hold."""
@@ -53,6 +73,12 @@ class Held:
             case Count(key, by, limit):
                 self.counts[key] = max(self.counts.get(key, 0) + by, 0)
                 return by < 0 or self.counts[key] <= limit
+            case Seat(key, owner, until, limit):
+                free = owner not in self.seated(key)
+                self.seats[key, owner] = until
+                return free and len(self.seated(key)) <= limit
+            case NoSeats(key):
+                return not self.seated(key)
             case Edge(source, target, owner):
                 free = owner not in self.edges
                 self.edges.setdefault(owner, (source, target))
@@ -75,6 +101,10 @@ class Held:
                 for key, while_has in keys:
                     if self.keys.get(while_has) == owner:
                         self.keys.setdefault(key, owner)
+            case FreeSeats(key, owners):
+                self.seats = {
+                    s: u for s, u in self.seats.items() if s[0] != key or s[1] not in owners
+                }
             case FreeEdges(owners):
                 self.edges = {o: edge for o, edge in self.edges.items() if o not in owners}
             case Secret(ref):
@@ -114,6 +144,10 @@ class MemoryLog:
     async def owner(self, key: str) -> str | None:
         """See :class:`caracal.events.store.log.Store`."""
         return self.held.keys.get(key)
+
+    async def seated(self, key: str) -> list[str]:
+        """See :class:`caracal.events.store.log.Store`."""
+        return self.held.seated(key)
 
     async def save(self, *things: Aggregate, guards: Iterable[Guard] = ()) -> Saved:
         """See :class:`caracal.events.store.log.Store`."""

@@ -24,6 +24,7 @@ from caracal.services.api import (
     resource,
     seed,
     session,
+    signing_key,
     zone,
 )
 from caracal.services.api.call import Api
@@ -39,6 +40,7 @@ from caracal.settings import Settings
 
 ROUTERS = (
     zone.router,
+    signing_key.router,
     application.router,
     provider.router,
     resource.router,

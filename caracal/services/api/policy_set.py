@@ -12,13 +12,11 @@ from pydantic import BaseModel, Field
 
 from caracal.errors import CaracalError, Conflict, NotFound
 from caracal.events.policy_set import (
-    AnotherIsActive,
     PolicySet,
     PolicySetVersion,
     active_key,
     policy_set_not_found,
 )
-from caracal.events.store.appender import VersionConflict
 from caracal.events.store.log import Saved
 from caracal.ids import new_id
 from caracal.projections.policy import policies_of
@@ -194,10 +192,7 @@ async def activate(
         )
         # The new one first: a reader of the topic never sees the zone without policy.
         things = (found,) if replacing is None else (found, replacing)
-        try:
-            return await call.api.log.save(*things)
-        except AnotherIsActive:
-            raise VersionConflict(active_key(zone_id)) from None
+        return await call.api.log.save(*things)
 
     saved = await call.commit(command, zone_id)
     return Activation(**body.model_dump(), position=saved.position)

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Response
 from pydantic import Field
 
-from caracal import mandate
 from caracal.errors import BadInput, Conflict, Forbidden
 from caracal.events.signing_key import SigningKey
 from caracal.events.store.log import Saved
@@ -22,6 +21,7 @@ from caracal.services.api.cascade import Cascade, Whose
 from caracal.services.api.models import Answer, Body, Name
 from caracal.services.api.paging import PageDep, cut
 from caracal.services.api.path import ZoneId
+from caracal.services.api.signing_key import key_pair
 
 router = APIRouter(prefix="/v1/zones", tags=["zones"])
 
@@ -101,20 +101,11 @@ async def _create(call: Call, slug: str, members: dict[str, Any]) -> Zone:
     async def command() -> Saved:
         data_key = call.api.vault.seal(secrets.token_bytes(_DATA_KEY_BYTES))
         made[:] = [Zone.create(zone_id, slug=slug, data_key=data_key, **members)]
-        return await call.api.log.save(*made, _signing_key(call, zone_id))
+        key = SigningKey.create(zone_id=zone_id, **key_pair(call.api.vault))
+        return await call.api.log.save(*made, key)
 
     await call.commit(command, zone_id)
     return made[0]
-
-
-def _signing_key(call: Call, zone_id: str) -> SigningKey:
-    key = mandate.SigningKey.generate(new_id())
-    return SigningKey.create(
-        key.kid,
-        zone_id=zone_id,
-        public_jwk=key.public_jwk(),
-        private_key=call.api.vault.seal(key.pem()),
-    )
 
 
 @router.get("/{zone_id}")
