@@ -36,7 +36,13 @@ Value = TypeVar("Value")
 ALL_TOPICS = {**TOPICS, ITEMS.name: ITEMS}
 
 
-def new_zone(zone_id: str | None = None, *, slug: str | None = None, name: str = "A") -> Zone:
+def new_zone(
+    zone_id: str | None = None,
+    *,
+    slug: str | None = None,
+    name: str = "A",
+    dcr_enabled: bool = False,
+) -> Zone:
     """Begin a zone with a slug of its own."""
     zone_id = zone_id or new_id()
     with acting(zone_id=zone_id, actor="operator"):
@@ -45,7 +51,7 @@ def new_zone(zone_id: str | None = None, *, slug: str | None = None, name: str =
             name=name,
             slug=slug or f"slug-{zone_id}",
             org_id="default",
-            dcr_enabled=False,
+            dcr_enabled=dcr_enabled,
             pkce_required=True,
             login_flow="default",
             data_key=Secret(f"zone/{zone_id}", "key-1", b"n" * 12, b"sealed"),

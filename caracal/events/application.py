@@ -8,17 +8,19 @@ from datetime import datetime
 from typing import Any, Literal, Self
 
 from caracal import clock
-from caracal.errors import CaracalError, Conflict, Forbidden, NotFound
+from caracal.errors import CaracalError, Conflict, Forbidden, NotFound, TooMany
 from caracal.events import base
 from caracal.events.base import Aggregate, Fall, Private
-from caracal.events.guards import Erase, Free, Guard, Need, Secret, Take, live
-from caracal.events.zone import needs_zone
+from caracal.events.guards import Erase, Free, FreeSeats, Guard, Need, Seat, Secret, Take, live
+from caracal.events.zone import dcr_seats, needs_dcr, needs_zone
 
 RegistrationMethod = Literal["managed", "dcr"]
 CredentialType = Literal["token", "password", "public-key", "url", "public"]
 Consent = Literal["implicit", "required"]
 ArchiveReason = Literal["requested", "expired", "dcr_shutdown"]
 
+MAX_DCR = 1000
+"""Most live DCR applications of a zone: neither archived nor expired."""
 MAX_TRAITS = 32
 _TRAIT = re.compile(r"[A-Za-z][A-Za-z0-9._:-]{0,127}")
 _RESERVED = "control"
@@ -77,23 +79,35 @@ class Application(Aggregate):
         application_id: str,
         *,
         zone_id: str,
+        registration_method: RegistrationMethod,
         secret: Secret | None = None,
         expires_at: datetime | None = None,
+        itself: bool = False,
         **members: Any,
     ) -> Self:
-        """Begin an application. ``secret`` is the sealed hash of its client secret."""
+        """Begin an application. ``secret`` is the sealed hash of its client secret.
+
+        ``itself``: the client registers itself, which the zone must allow. Every ``dcr``
+        application has one of the zone's seats, until it is archived or expires.
+        """
+        ends = clock.rfc3339(expires_at) if expires_at else None
+        guards: list[Guard] = [secret] if secret else []
+        if registration_method == "dcr":
+            guards.append(Seat(dcr_seats(zone_id), application_id, ends, MAX_DCR, dcr_full()))
         return cls._begin(
             cls.Created,
             application_id,
             needs_zone(zone_id),
+            *([needs_dcr(zone_id)] if itself else []),
             Take(
                 live("application", application_id),
                 application_id,
                 application_known(application_id),
             ),
-            *([secret] if secret else []),
+            *guards,
+            registration_method=registration_method,
             client_secret_ref=secret.ref if secret else None,
-            expires_at=clock.rfc3339(expires_at) if expires_at else None,
+            expires_at=ends,
             **members,
         )
 
@@ -113,6 +127,8 @@ class Application(Aggregate):
         self._check_live()
         key = live("application", self.aggregate_id)
         self.guards += [Free((key,), self.aggregate_id), *self._erased()]
+        if self.registration_method == "dcr":
+            self.guards.append(FreeSeats(dcr_seats(str(self.zone_id)), (self.aggregate_id,)))
         self._record_fall(self.Archived, fall, reason=reason)
 
     def archive_late(self, fall: Fall) -> None:
@@ -160,6 +176,10 @@ def needs_application(application_id: str, error: CaracalError | None = None) ->
 
 def application_known(application_id: str) -> Conflict:
     return Conflict("concurrent_update", f"the application {application_id!r} is there already")
+
+
+def dcr_full() -> TooMany:
+    return TooMany("dcr_limit_exceeded", f"the zone has its {MAX_DCR} DCR applications")
 
 
 def application_not_found(application_id: str) -> NotFound:

@@ -7,7 +7,7 @@ from typing import Any
 from caracal.events.application import Application
 from caracal.events.base import Fact
 from caracal.projections.projection import Projection
-from caracal.projections.query import Db, Page, one, page, select
+from caracal.projections.query import Db, Page, ids_in_zones, one, page, select
 from caracal.projections.table import Change, End, Put, Table, change, end, put
 
 APPLICATIONS = Table(
@@ -28,7 +28,10 @@ APPLICATIONS = Table(
         "archived_at": "timestamptz",
     },
     final=("archived_at",),
-    indexes=("(zone_id, created_at DESC, id DESC) WHERE ended_at IS NULL",),
+    indexes=(
+        "(zone_id, created_at DESC, id DESC) WHERE ended_at IS NULL",
+        "(expires_at) WHERE ended_at IS NULL",
+    ),
 )
 
 applications = Projection("applications", APPLICATIONS)
@@ -66,3 +69,14 @@ async def public_application_ids(db: Db, zone_id: str) -> list[str]:
         " AND ended_at IS NULL AND NOT stub"
     )
     return [row["id"] for row in await select(db, statement, [zone_id])]
+
+
+async def overdue_applications(db: Db, limit: int) -> list[tuple[str, str]]:
+    """Return DCR applications more than 24 h past their end, oldest first: (id, zone)."""
+    return await ids_in_zones(
+        db,
+        "SELECT id, zone_id FROM applications WHERE ended_at IS NULL AND NOT stub"
+        " AND registration_method = 'dcr' AND expires_at < now() - interval '24 hours'"
+        " ORDER BY expires_at LIMIT %s",
+        limit,
+    )

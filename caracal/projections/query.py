@@ -59,6 +59,11 @@ async def select(db: Db, statement: str, arguments: list[Any]) -> list[dict[str,
         return await cursor.fetchall()
 
 
+async def ids_in_zones(db: Db, statement: str, limit: int) -> list[tuple[str, str]]:
+    """Run a sweeper's query, which takes its limit; return (id, zone) of each row."""
+    return [(row["id"], row["zone_id"]) for row in await select(db, statement, [limit])]
+
+
 def _live(table: Table) -> str:
     return f"SELECT * FROM {table.name} WHERE ended_at IS NULL AND NOT stub"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +12,7 @@ from caracal.events.grant import Grant
 from caracal.events.session import Session
 from caracal.events.zone import Zone
 from caracal.projections.projection import Projection
-from caracal.projections.query import Db, Page, page, select
+from caracal.projections.query import Db, Page, ids_in_zones, page, select
 from caracal.projections.table import End, Put, Table, end, put
 
 SESSIONS = Table(
@@ -75,26 +76,33 @@ async def list_sessions(db: Db, zone_id: str, page_: Page, **equal: Any) -> list
     )
 
 
-async def live_sessions(db: Db, zone_id: str, moment: datetime, **equal: str) -> dict[str, int]:
-    """Return the zone's active sessions that live beyond ``moment``: id, position of the start.
+async def live_sessions(
+    db: Db,
+    zone_id: str,
+    moment: datetime,
+    columns: Sequence[str],
+    values: Collection[tuple[str, ...]],
+) -> list[dict[str, Any]]:
+    """Return the zone's active sessions that live beyond ``moment``, by any of ``values``.
 
-    ``equal`` filters by columns.
+    ``values`` are what ``columns`` may hold together. Rows have ``id``, ``position`` of the
+    start, and ``columns``.
     """
-    where = "".join(f" AND {column} = %s" for column in equal)
     statement = (
-        "SELECT id, position FROM sessions WHERE ended_at IS NULL AND NOT stub"
-        f" AND zone_id = %s AND expires_at > %s{where}"
+        f"SELECT {', '.join(('id', 'position', *columns))} FROM sessions"
+        " WHERE ended_at IS NULL AND NOT stub AND zone_id = %s AND expires_at > %s"
     )
-    rows = await select(db, statement, [zone_id, moment, *equal.values()])
-    return {row["id"]: row["position"] for row in rows}
+    if columns:
+        arrays = ", ".join("%s::text[]" for _ in columns)
+        statement += f" AND ({', '.join(columns)}) IN (SELECT * FROM unnest({arrays}))"
+    return await select(db, statement, [zone_id, moment, *map(list, zip(*values, strict=True))])
 
 
 async def overdue_sessions(db: Db, limit: int) -> list[tuple[str, str]]:
     """Return active sessions whose time has run out, oldest first: (id, zone)."""
-    rows = await select(
+    return await ids_in_zones(
         db,
         "SELECT id, zone_id FROM sessions WHERE ended_at IS NULL AND NOT stub"
         " AND expires_at < now() ORDER BY expires_at LIMIT %s",
-        [limit],
+        limit,
     )
-    return [(row["id"], row["zone_id"]) for row in rows]

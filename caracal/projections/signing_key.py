@@ -5,6 +5,7 @@ from __future__ import annotations
 from caracal.events.base import Fact
 from caracal.events.signing_key import SigningKey
 from caracal.projections.projection import Projection
+from caracal.projections.query import Db, ids_in_zones
 from caracal.projections.table import End, Put, Table, end, put
 
 SIGNING_KEYS = Table(
@@ -38,4 +39,17 @@ def retired(fact: Fact) -> End:
         [fact.aggregate_id],
         retired_at=fact.occurred_at,
         reason=fact.data["reason"],
+    )
+
+
+async def superseded_keys(db: Db, limit: int) -> list[tuple[str, str]]:
+    """Return keys for which a newer one has signed for 24 h, oldest first: (id, zone)."""
+    return await ids_in_zones(
+        db,
+        "SELECT id, zone_id FROM signing_keys AS old WHERE ended_at IS NULL AND NOT stub"
+        " AND EXISTS (SELECT FROM signing_keys AS new WHERE new.zone_id = old.zone_id"
+        " AND new.version > old.version AND new.ended_at IS NULL AND NOT new.stub"
+        " AND new.created_at <= now() - interval '24 hours')"
+        " ORDER BY created_at LIMIT %s",
+        limit,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any
@@ -14,7 +14,7 @@ from caracal.errors import NotFound
 from caracal.events.base import CASCADE_LIMIT
 from caracal.events.session import Session
 from caracal.events.store.entries import LogReader
-from caracal.services.api import cascade
+from caracal.services import cascade
 from tests.api.running import Plane, plane, worker
 from tests.backbone import new_zone, opened_log
 from tests.making import in_zone, new_application, new_grant, new_resource, new_session
@@ -140,7 +140,7 @@ async def test_a_session_begun_while_the_cascade_lists_ends_too(
     first = await started(api, zone, on["application_id"])
     listing, meanwhile = cascade.sessions_of, list[Session]()
 
-    async def slow(db: Any, whose: cascade.Whose) -> dict[str, int]:
+    async def slow(db: Any, whose: Mapping[str, cascade.Whose]) -> cascade.Begun:
         found = await listing(db, whose)
         meanwhile.append(await started(api, zone, on["application_id"]))
         return await listing(db, whose) if len(meanwhile) == 2 else found

@@ -5,9 +5,11 @@ from datetime import timedelta
 import pytest
 
 from caracal import clock
-from caracal.errors import Forbidden, NotFound
+from caracal.errors import Forbidden, NotFound, TooMany
+from caracal.events import application
 from caracal.events.application import Application, check_traits
 from caracal.events.base import Fall
+from caracal.events.zone import dcr_seats
 from tests.making import (
     ZONE,
     in_zone,
@@ -101,6 +103,31 @@ async def test_many_ids_make_many_parts() -> None:
 async def test_a_dead_zone_gets_no_application() -> None:
     with pytest.raises(NotFound, match="zone_not_found"):
         await store_with(new_application(), keys=())
+
+
+async def test_a_zone_has_so_many_live_clients_and_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(application, "MAX_DCR", 2)
+    later = clock.now() + timedelta(hours=1)
+    expired, live, first = (
+        new_application(registration_method="dcr", expires_at=at)
+        for at in (clock.now(), later, None)
+    )
+    store = await store_with(expired, live, first, new_application())
+    with pytest.raises(TooMany, match="dcr_limit_exceeded"):
+        await store.save(new_application(registration_method="dcr"))
+    await store.save(new_application())
+    with in_zone():
+        first.archive(Fall(), "dcr_shutdown")
+    await store.save(first)
+    await store.save(new_application(registration_method="dcr"))
+    with in_zone():
+        expired.archive(Fall(), "expired")  # frees nobody else's seat
+    await store.save(expired)
+    with pytest.raises(TooMany, match="dcr_limit_exceeded"):
+        await store.save(new_application(registration_method="dcr"))
+    assert live.aggregate_id in await store.seated(dcr_seats(ZONE))
 
 
 def test_expiry() -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from caracal.errors import Conflict, NotFound
+from caracal.errors import Conflict, Forbidden, NotFound
 from caracal.events.base import CASCADE_LIMIT, acting
-from caracal.events.guards import Erase, Free, Secret, Take
+from caracal.events.guards import Erase, Free, Overtaken, Secret, Take
 from caracal.events.store.memory import MemoryLog
 from caracal.events.topics import TOPICS
-from caracal.events.zone import Zone, needs_zone, slug_of
+from caracal.events.zone import DcrShutdown, Zone, dcr_seats, needs_zone, slug_of
 from tests.backbone import REVOKE, archive_zone, change_zone, new_zone
+from tests.making import new_application
 
 
 async def names(*zones: Zone) -> list[str]:
@@ -85,7 +86,7 @@ async def test_an_archived_zone_is_no_more() -> None:
     log, zone = MemoryLog(), new_zone("z")
     await log.save(zone)
     archive_zone(zone)
-    assert Free(("live:zone:z", "zone_slug:slug-z"), "z") in zone.guards
+    assert Free(("live:zone:z", "zone_slug:slug-z", "dcr_enabled:z"), "z") in zone.guards
     assert Erase(("zone/z",)) in zone.guards
     await log.save(zone)
     assert log.held.vault == {}
@@ -135,6 +136,60 @@ async def test_it_can_be_loaded_again() -> None:
     again = await log.find(Zone, "z")
     assert again is not None
     assert (again.name, again.archived, again.data_key_ref) == ("B", True, "zone/z")
+
+
+# --- clients that register themselves ----------------------------------------------------
+
+
+async def zone_with_clients(log: MemoryLog, clients: int) -> Zone:
+    zone = new_zone("z", dcr_enabled=True)
+    await log.save(zone)
+    for _ in range(clients):
+        await log.save(new_application("z", registration_method="dcr", itself=True))
+    return zone
+
+
+def close_dcr(zone: Zone, live: int, shutdown: DcrShutdown | None = None) -> Zone:
+    with acting(zone_id=zone.aggregate_id, actor="operator"):
+        zone.change({"dcr_enabled": False}, dcr_shutdown=shutdown, live_dcr=live)
+    return zone
+
+
+async def test_clients_register_themselves_only_where_they_may() -> None:
+    log = MemoryLog()
+    zone = await zone_with_clients(log, 1)
+    await log.save(close_dcr(zone, 1, "keep_live"))
+    for later in (True, False):
+        with pytest.raises(Forbidden, match="dcr_disabled"):
+            await log.save(new_application("z", registration_method="dcr", itself=True))
+        if later:
+            await log.save(change_zone(zone, dcr_enabled=True))
+            await log.save(new_application("z", registration_method="dcr", itself=True))
+            await log.save(close_dcr(zone, 2, "keep_live"))
+    assert len(await log.seated(dcr_seats("z"))) == 2
+
+
+async def test_closing_over_live_clients_says_what_becomes_of_them() -> None:
+    log = MemoryLog()
+    zone = await zone_with_clients(log, 3)
+    with pytest.raises(Conflict) as caught:
+        close_dcr(zone, 3)
+    assert caught.value.code == "dcr_shutdown_required"
+    assert caught.value.extras == {
+        "detail": "3 live DCR applications",
+        "live_dcr_applications": 3,
+    }
+    assert await names(zone) == []
+    close_dcr(zone, 3, "revoke_live")
+    assert zone.dcr_enabled is False
+    close_dcr(zone, 3)  # nothing different, nothing asked
+
+
+async def test_who_registered_meanwhile_overtakes_the_closing() -> None:
+    log = MemoryLog()
+    zone = await zone_with_clients(log, 1)
+    with pytest.raises(Overtaken):
+        await log.save(close_dcr(zone, 0))
 
 
 @pytest.mark.parametrize(

@@ -260,6 +260,18 @@ async def test_find_unknown(store: Store) -> None:
     assert await store.find(Zone, new_id()) is None
 
 
+async def test_find_all_finds_what_is_there(store: Store) -> None:
+    zones = [new_zone(), new_zone("zone1"), new_zone()]
+    for zone in zones:
+        await store.save(change_zone(zone, name=f"name of {zone.aggregate_id}"))
+    asked = [zones[0].aggregate_id, new_id(), "zone1"]
+    found = await store.find_all(Zone, asked)
+    assert {(zone.aggregate_id, zone.name, zone.version) for zone in found} == {
+        (zone_id, f"name of {zone_id}", 2) for zone_id in (asked[0], "zone1")
+    }
+    assert await store.find_all(Zone, []) == []
+
+
 async def test_ids_that_are_no_uuid(store: Store) -> None:
     await store.save(new_zone("zone1"))
     assert (found := await store.find(Zone, "zone1")) is not None

@@ -1,63 +1,193 @@
-"""The session sweeper: what time ends becomes an event."""
+"""The sweepers: what time ends becomes an event."""
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any
 
+import pytest
 from psycopg import AsyncConnection
 
 from caracal import clock
+from caracal.events.base import Aggregate
+from caracal.events.signing_key import SigningKey
 from caracal.events.store.log import Log
 from caracal.events.store.relay import Relay
+from caracal.events.zone import Zone
+from caracal.projections.application import applications
 from caracal.projections.runner import Runner
 from caracal.projections.session import sessions
-from caracal.services.worker.sweep import SessionSweeper
+from caracal.projections.signing_key import signing_keys
+from caracal.services.worker.sweep import Sweeper, sweeps
 from caracal.settings import load_settings
 from tests.backbone import RINGS, db, eventually, log, new_zone, running
-from tests.making import new_application, new_session
+from tests.making import in_zone, new_application, new_key, new_session, sealed
 
 __all__ = ["db", "log"]
 
+DAY = timedelta(hours=24)
 
-async def test_sessions_expire_once_and_only_when_their_time_is_over(
-    log: Log, db: AsyncConnection[Any], database_url: str, redis_url: str
-) -> None:
+
+class Swept:
+    """A zone, the read models that sweepers look at, and the sweeper of one kind of thing."""
+
+    def __init__(self, log: Log, db: AsyncConnection[Any], zone: Zone, sweeper: Sweeper) -> None:
+        self.log, self.db, self.zone, self.sweeper = log, db, zone.aggregate_id, sweeper
+
+    async def save(self, *things: Aggregate) -> None:
+        for thing in things:
+            await self.log.save(thing)
+
+    async def column(self, table: str, column: str) -> dict[str, Any]:
+        """Return a column of a read model by id."""
+        cursor = await self.db.execute(f"SELECT id, {column} FROM {table}")
+        return dict(await cursor.fetchall())
+
+    async def facts(self, name: str) -> list[dict[str, Any]]:
+        """Return the events of this name."""
+        cursor = await self.db.execute(
+            "SELECT convert_from(state, 'UTF8')::jsonb FROM log WHERE name = %s ORDER BY position",
+            (name,),
+        )
+        return [row[0] for row in await cursor.fetchall()]
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Run the sweeper and what it needs."""
+        async with running(*self.parts, self.sweeper):
+            yield
+
+    parts: tuple[Any, ...] = ()
+
+
+@pytest.fixture
+async def swept(
+    request: pytest.FixtureRequest,
+    log: Log,
+    db: AsyncConnection[Any],
+    database_url: str,
+    redis_url: str,
+) -> Swept:
+    given = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "CARACAL_MODE": "dev"}
+    settings = load_settings("worker", given | {"SWEEPER_BATCH_SIZE": "2"})
+    (sweep,) = [one for one in sweeps(settings) if one.name == request.param]
     zone = new_zone()
-    application = new_application(zone.aggregate_id)
-    await log.save(zone, application)
+    await log.save(zone)
+    made = Swept(log, db, zone, Sweeper(settings, replace(sweep, every_ms=20)))
+    made.parts = (
+        Relay(database_url, redis_url, RINGS),
+        *(
+            Runner(projection, topic, database_url=database_url, redis_url=redis_url, rings=RINGS)
+            for projection in (sessions, applications, signing_keys)
+            for topic in projection.topics
+        ),
+    )
+    return made
+
+
+@pytest.mark.parametrize("swept", ["session sweeper"], indirect=True)
+async def test_sessions_expire_once_and_only_when_their_time_is_over(swept: Swept) -> None:
+    application = new_application(swept.zone)
+    await swept.save(application)
     now = clock.now()
     made = {
         name: new_session(
             application.aggregate_id,
-            zone_id=zone.aggregate_id,
+            zone_id=swept.zone,
             expires_at=now + timedelta(seconds=seconds),
         )
-        for name, seconds in {"over": -5, "over too": -1, "running": 3600}.items()
+        for name, seconds in {"a": -5, "b": -1, "c": -3, "running": 3600}.items()
     }
-    for session in made.values():
-        await log.save(session)
-    given = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "CARACAL_MODE": "dev"}
-    sweeper = SessionSweeper(load_settings("worker", given | {"SESSION_SWEEP_INTERVAL_MS": "20"}))
-    runners = [
-        Runner(sessions, topic, database_url=database_url, redis_url=redis_url, rings=RINGS)
-        for topic in sessions.topics
-    ]
+    await swept.save(*made.values())
 
-    async def swept() -> bool:
-        return await _status(db) == {
-            made["over"].aggregate_id: "expired",
-            made["over too"].aggregate_id: "expired",
-            made["running"].aggregate_id: "active",
+    async def done() -> bool:
+        return await swept.column("sessions", "status") == {
+            session.aggregate_id: "active" if name == "running" else "expired"
+            for name, session in made.items()
         }
 
-    async with running(Relay(database_url, redis_url, RINGS), *runners, sweeper):
-        await eventually(swept, what="the status of each session")
-    cursor = await db.execute("SELECT count(*) FROM log WHERE name = 'session.expired'")
-    assert await cursor.fetchone() == (2,)
-    assert sweeper.expired == 2
+    async with swept.running():
+        await eventually(done, what="the status of each session")
+    assert len(await swept.facts("session.expired")) == swept.sweeper.ended == 3
 
 
-async def _status(db: AsyncConnection[Any]) -> dict[str, str]:
-    cursor = await db.execute("SELECT id, status FROM sessions")
-    return dict(await cursor.fetchall())
+@pytest.mark.parametrize("swept", ["registration sweeper"], indirect=True)
+async def test_registrations_end_a_day_after_their_time_with_their_sessions(swept: Swept) -> None:
+    now = clock.now()
+    ends = {"over": now - DAY, "just over": now - DAY + timedelta(minutes=1), "never": None}
+    apps = {
+        name: new_application(swept.zone, registration_method="dcr", expires_at=at)
+        for name, at in ends.items()
+    }
+    managed = new_application(swept.zone, expires_at=now - 2 * DAY)
+    session = new_session(apps["over"].aggregate_id, zone_id=swept.zone)
+    await swept.save(*apps.values(), managed, session)
+    over = apps["over"].aggregate_id
+
+    async def done() -> bool:
+        archived = await swept.column("applications", "archived_at IS NOT NULL")
+        status = await swept.column("sessions", "status")
+        return archived.get(over) is True and status == {session.aggregate_id: "revoked"}
+
+    async with swept.running():
+        await eventually(done, what="the end of the registration")
+    archived = await swept.column("applications", "archived_at IS NOT NULL")
+    assert [app_id for app_id, ended in archived.items() if ended] == [over]
+    (fact,) = await swept.facts("application.archived")
+    assert (fact["reason"], fact["sessions"]) == ("expired", [session.aggregate_id])
+    assert fact["meta"]["actor_name"] == "registration sweeper"
+    assert swept.sweeper.ended == 1
+
+
+def successor(key: SigningKey, kid: str) -> SigningKey:
+    with in_zone(str(key.zone_id)):
+        return key.successor(kid, public_jwk={"kid": kid}, private_key=sealed(f"key/{kid}"))
+
+
+@pytest.mark.parametrize("swept", ["signing key sweeper"], indirect=True)
+async def test_keys_retire_when_a_newer_one_is_a_day_old(
+    swept: Swept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = clock.now()
+
+    def at(moment: datetime) -> None:
+        monkeypatch.setattr(clock, "now", lambda: moment)
+
+    at(now - 3 * DAY)
+    first = new_key(swept.zone)
+    at(now - 2 * DAY)
+    second = successor(first, "second")
+    at(now - DAY)
+    third = successor(second, "third")
+    at(now - DAY + timedelta(minutes=1))
+    fourth = successor(third, "fourth")
+    monkeypatch.undo()
+    keys = (first, second, third, fourth)
+    await swept.save(*keys)
+    old = {first.aggregate_id, "second"}
+
+    async def done() -> bool:
+        reasons = await swept.column("signing_keys", "reason")
+        return {kid for kid, reason in reasons.items() if reason == "rotated"} == old
+
+    async with swept.running():
+        await eventually(done, what="the end of the older keys")
+    assert [fact["aggregate_id"] for fact in await swept.facts("signing_key.retired")] == [
+        first.aggregate_id,
+        "second",
+    ]
+    cursor = await swept.db.execute("SELECT ref FROM vault WHERE ref LIKE 'key/%'")
+    assert {row[0] for row in await cursor.fetchall()} == {"key/third", "key/fourth"}
+
+
+async def test_what_is_swept_has_names_of_its_own(database_url: str, redis_url: str) -> None:
+    given = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "CARACAL_MODE": "dev"}
+    settings = load_settings(
+        "worker", given | {"SESSION_SWEEP_INTERVAL_MS": "7", "DCR_SWEEP_INTERVAL_MS": "9"}
+    )
+    made = sweeps(settings)
+    assert len({one.name for one in made}) == len({one.counts for one in made}) == len(made)
+    assert {one.every_ms for one in made} >= {7, 9}

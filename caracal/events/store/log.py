@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
+from uuid import UUID
 from weakref import WeakValueDictionary
 
 import orjson
@@ -54,6 +55,10 @@ class Store(Protocol):
 
     async def find(self, kind: type[Thing], thing_id: str) -> Thing | None:
         """Return the aggregate; None when the log has none of that kind and id."""
+        ...
+
+    async def find_all(self, kind: type[Thing], thing_ids: Iterable[str]) -> list[Thing]:
+        """Return those of the aggregates that the log has."""
         ...
 
     async def owner(self, key: str) -> str | None:
@@ -116,6 +121,20 @@ class Log:
         return self._events.replay(
             kind, (StoredEvent(key, version, name, state) for version, name, state in rows)
         )
+
+    async def find_all(self, kind: type[Thing], thing_ids: Iterable[str]) -> list[Thing]:
+        """See :class:`Store`."""
+        stored: dict[UUID, list[StoredEvent]] = {log_key(one): [] for one in thing_ids}
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(
+                "SELECT aggregate_key, version, name, state FROM log"
+                " WHERE aggregate_key = ANY(%b::uuid[]) ORDER BY version",
+                (list(stored),),
+            )
+            for row in await cursor.fetchall():
+                stored[row[0]].append(StoredEvent(*row))
+        found = (self._events.replay(kind, events) for events in stored.values())
+        return [thing for thing in found if thing is not None]
 
     async def owner(self, key: str) -> str | None:
         """See :class:`Store`."""

@@ -101,10 +101,14 @@ class Held:
                 for key, while_has in keys:
                     if self.keys.get(while_has) == owner:
                         self.keys.setdefault(key, owner)
+            case _:
+                self._drop(guard)
+
+    def _drop(self, guard: Guard) -> None:
+        match guard:
             case FreeSeats(key, owners):
-                self.seats = {
-                    s: u for s, u in self.seats.items() if s[0] != key or s[1] not in owners
-                }
+                left = {(key, owner) for owner in owners}
+                self.seats = {s: until for s, until in self.seats.items() if s not in left}
             case FreeEdges(owners):
                 self.edges = {o: edge for o, edge in self.edges.items() if o not in owners}
             case Secret(ref):
@@ -140,6 +144,11 @@ class MemoryLog:
         """See :class:`caracal.events.store.log.Store`."""
         key = log_key(thing_id)
         return self._events.replay(kind, (row for row in self._rows if row.originator_id == key))
+
+    async def find_all(self, kind: type[Thing], thing_ids: Iterable[str]) -> list[Thing]:
+        """See :class:`caracal.events.store.log.Store`."""
+        found = [await self.find(kind, thing_id) for thing_id in thing_ids]
+        return [thing for thing in found if thing is not None]
 
     async def owner(self, key: str) -> str | None:
         """See :class:`caracal.events.store.log.Store`."""

@@ -31,7 +31,7 @@ from caracal.services.api.call import Api
 from caracal.services.api.consistency import MinPosition
 from caracal.services.api.door import Door
 from caracal.services.api.hashing import Hashing
-from caracal.services.api.limits import Limits
+from caracal.services.api.limits import Limits, Registrations
 from caracal.services.api.view import ApiView
 from caracal.services.connections import pool, rings
 from caracal.services.health import Health
@@ -58,10 +58,12 @@ def create_app(settings: Settings) -> App:
     """Return the ASGI app of the control plane."""
     view = ApiView()
     health = Health(settings)
+    registrations = Registrations(settings.redis_url)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            stack.push_async_callback(registrations.close)
             app.state.api = await _start(settings, view, stack)
             health.watch(database=app.state.api.pool, tail=view.tail)
             await seed.bootstrap_token(app.state.api)
@@ -71,6 +73,7 @@ def create_app(settings: Settings) -> App:
     limits = Limits(
         requests_per_min=settings.api_v1_rate_limit_per_min,
         failures_per_min=settings.admin_auth_fail_limit_per_min,
+        registrations=registrations,
     )
     guarded = Door(MinPosition(app, lambda: app.state.api), view, limits)
     edge = Edge(

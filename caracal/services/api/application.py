@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Response
 from pydantic import BeforeValidator, Field, model_validator
 
-from caracal import secret_hash
+from caracal import clock, secret_hash
 from caracal.errors import BadInput, Conflict
 from caracal.events.application import (
     Application,
@@ -21,20 +21,22 @@ from caracal.events.application import (
 )
 from caracal.events.guards import Secret
 from caracal.events.store.log import Saved
+from caracal.events.zone import dcr_disabled, dcr_key
 from caracal.ids import new_id
 from caracal.projections.application import get_application, list_applications
 from caracal.projections.policy_set import is_named_by_active_policy
 from caracal.services.api.call import Call, CallDep, no_content
-from caracal.services.api.cascade import Cascade, Whose
 from caracal.services.api.fields import HttpsUrl
 from caracal.services.api.models import Answer, Body, Name, Text
 from caracal.services.api.paging import PageDep, cut
 from caracal.services.api.path import PathId, ZoneId
 from caracal.services.api.public_keys import Jwks
+from caracal.services.cascade import application_cascade
 
 router = APIRouter(prefix="/v1/zones/{zone_id}/applications", tags=["applications"])
 
 _SECRET_BYTES = 32
+_LONGEST_SECONDS = 100 * 366 * 86_400  # of a registration that ends
 _WITH_SECRET = ("token", "password")
 
 
@@ -56,12 +58,19 @@ class _Keys(Body):
         return self
 
 
-class ApplicationInput(_Keys):
+class _Registration(_Keys):
     name: Name
-    registration_method: RegistrationMethod = "managed"
     credential_type: CredentialType = "public"
     client_secret: Text | None = None
     traits: list[str] = Field(default_factory=list)
+
+
+class DcrInput(_Registration):
+    expires_in: Annotated[int, Field(ge=1, le=_LONGEST_SECONDS)] | None = None
+
+
+class ApplicationInput(_Registration):
+    registration_method: RegistrationMethod = "managed"
     consent: ConsentInput = "implicit"
 
 
@@ -104,11 +113,31 @@ async def create(
     zone_id: ZoneId, body: ApplicationInput, call: CallDep
 ) -> ApplicationWithSecret | ApplicationAnswer:
     """Register an application; a secret that the server made is answered here and never again."""
+    return await _register(call, zone_id, body)
+
+
+@router.post("/dcr", status_code=201)
+async def register(
+    zone_id: ZoneId, body: DcrInput, call: CallDep
+) -> ApplicationWithSecret | ApplicationAnswer:
+    """Register a client dynamically, for ``expires_in`` seconds, where the zone allows it."""
+    if await call.api.log.owner(dcr_key(zone_id)) is None:
+        raise dcr_disabled()  # before a secret is hashed; the guard has the last word
+    seconds = body.expires_in
+    expires_at = None if seconds is None else clock.now() + timedelta(seconds=seconds)
+    given = {"registration_method": "dcr", "consent": "implicit", "itself": True}
+    return await _register(call, zone_id, body, expires_at=expires_at, **given)
+
+
+async def _register(
+    call: Call, zone_id: str, body: _Registration, **more: Any
+) -> ApplicationWithSecret | ApplicationAnswer:
     _check_traits(call, body.traits)
     made_here = body.client_secret is None and body.credential_type in _WITH_SECRET
     text = f"cs_{secrets.token_urlsafe(_SECRET_BYTES)}" if made_here else body.client_secret
     secret = await _sealed(call, text, made_here=made_here)
-    application_id, members = new_id(), body.model_dump(exclude={"client_secret"})
+    application_id = new_id()
+    members = body.model_dump(exclude={"client_secret", "expires_in"}) | more
     made: list[Application] = []
 
     async def command() -> Saved:
@@ -157,16 +186,9 @@ async def patch(
 @router.delete("/{application_id}", status_code=204)
 async def delete(zone_id: ZoneId, application_id: PathId, call: CallDep) -> Response:
     """Archive an application: its sessions, agents, edges and open streams end at once."""
-    await _ARCHIVE.run(call, application_id, zone_id, application_not_found(application_id))
+    missing = application_not_found(application_id)
+    await call.end(application_cascade(), application_id, zone_id, missing)
     return no_content(call)
-
-
-_ARCHIVE = Cascade(
-    Application,
-    whose=lambda app: Whose(str(app.zone_id), {"application_id": app.aggregate_id}),
-    end=Application.archive,
-    end_late=Application.archive_late,
-)
 
 
 def _check_traits(call: Call, traits: list[str]) -> None:

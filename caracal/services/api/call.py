@@ -19,6 +19,7 @@ from caracal.projections.query import Db
 from caracal.projections.waiter import Waiter
 from caracal.services.api.hashing import Hashing
 from caracal.services.api.view import ApiView
+from caracal.services.cascade import Cascade, Ground
 from caracal.services.http import traceparent_of
 from caracal.settings import Settings
 
@@ -61,6 +62,11 @@ class Call:
         except PoolTimeout:
             raise Unavailable("unavailable", "the database cannot be reached now") from None
 
+    @property
+    def ground(self) -> Ground:
+        """Return what a cascade works on."""
+        return Ground(self.api.log, self.database)
+
     @contextmanager
     def acting(self, zone_id: str | None) -> Iterator[None]:
         """Give the events made inside the caller's metadata."""
@@ -94,6 +100,16 @@ class Call:
             if not await self.api.waiter.applied(saved):
                 self.response.headers["Caracal-Consistency"] = "pending"
         return saved
+
+    async def end(
+        self, cascade: Cascade[Thing], thing_id: str, zone_id: str, missing: CaracalError
+    ) -> None:
+        """End a thing with all that hangs on it.
+
+        Raises:
+            CaracalError: ``missing`` when there is no such thing, or the decision's refusal.
+        """
+        await self.commit(cascade.command(self.ground, thing_id, zone_id, missing), zone_id)
 
     async def change(
         self,

@@ -1,7 +1,7 @@
 """The door of the control plane: who is it, may they be here, is there such a zone.
 
 Runs before any body is parsed, so an unauthenticated caller learns nothing from a body's errors.
-Order: token, capability, scope, path ids, zone.
+Order: token, capability, scope, path ids, rate of registrations, zone.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from caracal.services.api.view import ApiView, invalid_admin_token
 from caracal.services.http import App, Receive, Scope, Send, bearer_of
 
 _ZONE = re.compile(r"^/v1/zones/(?P<zone>[^/]+)(?P<rest>/.*)?$")
+_REGISTRATION = ("POST", "/applications/dcr")
+_SATISFY = re.compile(r"/v1/zones/[^/]+/step-up-challenges/[^/]+/satisfy")
 _READS = ("GET", "HEAD", "OPTIONS")
 _OPEN = ("/v1/policy-templates",)
 
@@ -38,7 +40,7 @@ class Door:
         token = await self._authenticated(scope, address)
         self._limits.check_requests(address, token["id"])
         scope["state"]["token"] = token
-        _check_capability(token, scope["method"])
+        _check_capability(token, scope["method"], scope["path"])
         # The server hands over the path decoded once; the raw one tells the segments apart.
         path = scope.get("raw_path", scope["path"].encode()).decode("latin-1").partition("?")[0]
         match = _ZONE.match(path)
@@ -49,6 +51,8 @@ class Door:
         if match and zone_id is not None:
             if not ID_PATTERN.fullmatch(zone_id):
                 raise BadInput("invalid_params", "a zone id has 1-128 of A-Z a-z 0-9 . _ : -")
+            if (scope["method"], match["rest"]) == _REGISTRATION:
+                await self._limits.check_registrations(zone_id)
             if match["rest"]:
                 await self._view.need_zone(zone_id)
 
@@ -64,10 +68,12 @@ def _guarded(path: str) -> bool:
     return path.startswith("/v1/") and not path.startswith(_OPEN)
 
 
-def _check_capability(token: dict[str, Any], method: str) -> None:
-    if token["capability"] == "read" and method not in _READS:
+def _check_capability(token: dict[str, Any], method: str, path: str) -> None:
+    if method in _READS or token["capability"] == "write":
+        return
+    if token["capability"] == "read":
         raise Forbidden("admin_token_capability", "this token may only read")
-    if token["capability"] == "approve" and method not in _READS:
+    if (method, bool(_SATISFY.fullmatch(path))) != ("POST", True):
         raise Forbidden("admin_token_capability", "this token may only read and approve")
 
 

@@ -18,11 +18,11 @@ from caracal.events.store.log import Saved
 from caracal.ids import new_id
 from caracal.projections.grant import get_grant, list_grants
 from caracal.services.api.call import Call, CallDep, no_content
-from caracal.services.api.cascade import Cascade, Whose
 from caracal.services.api.fields import Id, one_of_names
 from caracal.services.api.models import Answer, Body, Name
 from caracal.services.api.paging import PageDep, cut
 from caracal.services.api.path import PathId, ZoneId
+from caracal.services.cascade import Cascade, Whose
 
 router = APIRouter(prefix="/v1/zones/{zone_id}/grants", tags=["grants"])
 
@@ -106,7 +106,7 @@ async def get(zone_id: ZoneId, grant_id: PathId, call: CallDep) -> GrantAnswer:
 @router.delete("/{grant_id}", status_code=204)
 async def delete(zone_id: ZoneId, grant_id: PathId, call: CallDep) -> Response:
     """Revoke a grant and end the sessions of its user, or of its application. Idempotent."""
-    await _REVOKE.run(call, grant_id, zone_id, grant_not_found(grant_id))
+    await call.end(_REVOKE, grant_id, zone_id, grant_not_found(grant_id))
     return no_content(call)
 
 

@@ -1,34 +1,45 @@
-"""Request limits of the control plane, per address and actor, in memory of each replica."""
+"""Limits of the control plane: of requests, per address and actor, in memory of each replica;
+of registrations, per zone, in Redis for all replicas."""
 
 from __future__ import annotations
 
 import time
 from collections import OrderedDict
 
+from redis.asyncio import Redis
+
 from caracal.errors import TooMany
+from caracal.events.store.redis import GONE, connect, script
 from caracal.services.http import Scope
 
-_WINDOW = 60.0
+_MINUTE = 60.0
 _MAX_KEYS = 10_000
+_REGISTRATIONS, _SECOND = 10, 1.0
+_REDIS_SECONDS = 0.5  # that a registration waits for Redis
+_COUNT = """
+local n = redis.call('INCR', KEYS[1])
+if n == 1 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
+return n
+"""
 
 
 class Window:
-    """Counts per key in fixed windows of a minute; bounded, least recently used out."""
+    """Counts per key in fixed windows of ``seconds``; bounded, least recently used out."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self, limit: int, seconds: float = _MINUTE, code: str = "rate_limited") -> None:
+        self._limit, self._seconds, self._code = limit, seconds, code
         self._counts: OrderedDict[str, tuple[float, int]] = OrderedDict()
 
     def count(self, key: str) -> int:
-        """Return how often ``key`` was counted in its running minute."""
+        """Return how often ``key`` was counted in its running window."""
         started, count = self._counts.get(key, (0.0, 0))
-        return count if time.monotonic() - started < _WINDOW else 0
+        return count if time.monotonic() - started < self._seconds else 0
 
     def add(self, key: str) -> None:
         """Count ``key`` once more."""
         now = time.monotonic()
         started, count = self._counts.pop(key, (now, 0))
-        self._counts[key] = (started, count + 1) if now - started < _WINDOW else (now, 1)
+        self._counts[key] = (started, count + 1) if now - started < self._seconds else (now, 1)
         if len(self._counts) > _MAX_KEYS:
             self._counts.popitem(last=False)
 
@@ -36,19 +47,58 @@ class Window:
         """Refuse a key that has reached the limit (0: no limit).
 
         Raises:
-            TooMany: 429 ``rate_limited``.
+            TooMany: 429, with the window's code.
         """
         if self._limit and self.count(key) >= self._limit:
             started = self._counts[key][0]
-            wait = int(_WINDOW - (time.monotonic() - started)) + 1
-            raise TooMany("rate_limited", "too many requests; slow down", retry_after=wait)
+            wait = int(self._seconds - (time.monotonic() - started)) + 1
+            raise TooMany(self._code, "too many requests; slow down", retry_after=wait)
+
+    def enter(self, key: str) -> None:
+        """Count ``key`` once more, unless it has reached the limit.
+
+        Raises:
+            TooMany: 429, with the window's code.
+        """
+        self.check(key)
+        self.add(key)
+
+
+class Registrations:
+    """At most 10 a second and zone; counted by each process alone while Redis is gone."""
+
+    def __init__(self, redis_url: str) -> None:
+        self._redis: Redis = connect(redis_url, timeout=_REDIS_SECONDS)
+        self._alone = Window(_REGISTRATIONS, _SECOND, "dcr_rate_limit_exceeded")
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._redis.aclose()
+
+    async def enter(self, zone_id: str) -> None:
+        """Count a registration, and refuse it over the limit.
+
+        Raises:
+            TooMany: 429 ``dcr_rate_limit_exceeded``.
+        """
+        try:
+            milliseconds = int(_SECOND * 1000)
+            count = await script(self._redis, _COUNT, [f"rl:dcr:{zone_id}"], [milliseconds])
+        except GONE:
+            self._alone.enter(zone_id)
+        else:
+            if int(count) > _REGISTRATIONS:
+                raise TooMany("dcr_rate_limit_exceeded", "too many registrations; slow down")
 
 
 class Limits:
-    """The two limits before every route."""
+    """The limits before every route."""
 
-    def __init__(self, *, requests_per_min: int, failures_per_min: int) -> None:
+    def __init__(
+        self, *, requests_per_min: int, failures_per_min: int, registrations: Registrations
+    ) -> None:
         self._requests, self._failures = Window(requests_per_min), Window(failures_per_min)
+        self._registrations = registrations
 
     def check_failures(self, address: str) -> None:
         """Refuse an address with too many failed authentications."""
@@ -60,9 +110,11 @@ class Limits:
 
     def check_requests(self, address: str, actor: str) -> None:
         """Count a request, and refuse it over the limit of its address and actor."""
-        key = f"{address} {actor}"
-        self._requests.check(key)
-        self._requests.add(key)
+        self._requests.enter(f"{address} {actor}")
+
+    async def check_registrations(self, zone_id: str) -> None:
+        """Count a registration in a zone that need not exist, and refuse it over the limit."""
+        await self._registrations.enter(zone_id)
 
 
 def client_address(scope: Scope) -> str:

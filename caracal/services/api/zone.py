@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 from datetime import datetime
 from itertools import count, islice
 from typing import Annotated, Any
@@ -11,17 +12,25 @@ from fastapi import APIRouter, Depends, Response
 from pydantic import Field
 
 from caracal.errors import BadInput, Conflict, Forbidden
+from caracal.events.application import Application
 from caracal.events.signing_key import SigningKey
-from caracal.events.store.log import Saved
-from caracal.events.zone import Zone, slug_of, slug_taken, zone_not_found
+from caracal.events.store.log import Saved, retrying
+from caracal.events.zone import (
+    DcrShutdown,
+    Zone,
+    dcr_seats,
+    slug_of,
+    slug_taken,
+    zone_not_found,
+)
 from caracal.ids import new_id
 from caracal.projections.zone import get_zone, list_zones, taken_slugs
 from caracal.services.api.call import Call, CallDep, no_content
-from caracal.services.api.cascade import Cascade, Whose
 from caracal.services.api.models import Answer, Body, Name
 from caracal.services.api.paging import PageDep, cut
 from caracal.services.api.path import ZoneId
 from caracal.services.api.signing_key import key_pair
+from caracal.services.cascade import Cascade, Whose, application_cascade
 
 router = APIRouter(prefix="/v1/zones", tags=["zones"])
 
@@ -47,6 +56,7 @@ class ZonePatch(Body):
     dcr_enabled: bool = False
     pkce_required: bool = True
     login_flow: Name = ""
+    dcr_shutdown: DcrShutdown | None = None
 
 
 class ZoneAnswer(Answer):
@@ -59,6 +69,12 @@ class ZoneAnswer(Answer):
     login_flow: str
     created_at: datetime
     updated_at: datetime
+
+
+class DcrStatus(Answer):
+    id: str
+    dcr_enabled: bool
+    live_dcr_applications: int
 
 
 async def global_only(call: CallDep) -> None:
@@ -118,21 +134,77 @@ async def get(zone_id: ZoneId, call: CallDep) -> ZoneAnswer:
     return ZoneAnswer(**row)
 
 
+@router.get("/{zone_id}/dcr-status")
+async def dcr_status(zone_id: ZoneId, call: CallDep) -> DcrStatus:
+    """Show whether clients may register themselves, and how many of those are live."""
+    async with call.database() as db:
+        row = await get_zone(db, zone_id)
+    if row is None:
+        raise zone_not_found(zone_id)
+    live = await call.api.log.seated(dcr_seats(zone_id))
+    return DcrStatus(**row, live_dcr_applications=len(live))
+
+
 @router.patch("/{zone_id}")
 async def patch(zone_id: ZoneId, body: ZonePatch, call: CallDep) -> ZoneAnswer:
-    """Change a zone."""
-    if not (changes := body.given()):
+    """Change a zone; ``dcr_shutdown`` says what closing registration does to live clients."""
+    changes, shutdown = body.given(), body.dcr_shutdown
+    changes.pop("dcr_shutdown", None)
+    if shutdown is not None and changes.get("dcr_enabled") is not False:
+        said = "dcr_shutdown goes with dcr_enabled false"
+        raise BadInput("dcr_shutdown_not_applicable", said)
+    if not changes:
         raise BadInput("no_fields", "nothing to change was sent")
-    zone = await call.change(
-        Zone, zone_id, zone_id, lambda zone: zone.change(changes), zone_not_found(zone_id)
-    )
-    return ZoneAnswer.of(zone)
+    changed: list[Zone] = []
+
+    async def command() -> Saved:
+        zone = await _found(call, zone_id)
+        changed[:] = [zone]
+        if changes.get("dcr_enabled") is not False:
+            zone.change(changes)
+            return await call.api.log.save(zone)
+        return await _close_dcr(call, zone, changes, shutdown)
+
+    await call.commit(command, zone_id)
+    return ZoneAnswer.of(changed[0])
+
+
+async def _found(call: Call, zone_id: str) -> Zone:
+    if (zone := await call.find(Zone, zone_id, zone_id)) is None:
+        raise zone_not_found(zone_id)
+    return zone
+
+
+async def _close_dcr(
+    call: Call, zone: Zone, changes: dict[str, Any], shutdown: DcrShutdown | None
+) -> Saved:
+    """Save the zone without dynamic registration; with ``revoke_live`` its live clients end too.
+
+    One transaction; and one more for those that registered while it was being made.
+    """
+    log, seats = call.api.log, dcr_seats(zone.aggregate_id)
+    live = await log.seated(seats)
+    zone.change(changes, dcr_shutdown=shutdown, live_dcr=len(live))
+    if shutdown != "revoke_live":
+        return await log.save(zone)
+    cascade = application_cascade("dcr_shutdown")
+    saved = await cascade.ended(call.ground, await _live(call, live), zone)
+
+    async def again() -> Saved:
+        late = await _live(call, await log.seated(seats))
+        return await cascade.ended(call.ground, late)
+
+    return Saved((*saved.events, *(await retrying(again)).events))
+
+
+async def _live(call: Call, ids: Iterable[str]) -> list[Application]:
+    return [app for app in await call.api.log.find_all(Application, ids) if not app.archived]
 
 
 @router.delete("/{zone_id}", status_code=204)
 async def delete(zone_id: ZoneId, call: CallDep) -> Response:
     """Archive a zone: its sessions, agents, edges and open streams end at once."""
-    await _ARCHIVE.run(call, zone_id, zone_id, zone_not_found(zone_id))
+    await call.end(_ARCHIVE, zone_id, zone_id, zone_not_found(zone_id))
     return no_content(call)
 
 

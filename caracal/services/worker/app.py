@@ -17,7 +17,7 @@ from caracal.services.connections import pool, rings
 from caracal.services.health import Health
 from caracal.services.http import App, Edge, no_route
 from caracal.services.worker.audit import AuditJobs
-from caracal.services.worker.sweep import SessionSweeper
+from caracal.services.worker.sweep import Sweeper, sweeps
 from caracal.settings import Settings
 from caracal.tasks import cancelled
 
@@ -31,9 +31,11 @@ def create_app(settings: Settings) -> App:
         async with AsyncExitStack() as stack:
             connections = await stack.enter_async_context(pool(settings))
             relay, runners = _relay(settings), _runners(settings)
-            audit, sweeper = AuditJobs(settings), SessionSweeper(settings)
+            audit = AuditJobs(settings)
+            sweepers = [Sweeper(settings, sweep) for sweep in sweeps(settings)]
             projecting = (runner.run() for runner in runners)
-            jobs = [relay.run(), *projecting, sweeper.run(), *audit.jobs()]
+            sweeping = (sweeper.run() for sweeper in sweepers)
+            jobs = [relay.run(), *projecting, *sweeping, *audit.jobs()]
             tasks = [asyncio.create_task(job) for job in jobs]
             for task in tasks:
                 stack.push_async_callback(cancelled, task)
@@ -48,7 +50,7 @@ def create_app(settings: Settings) -> App:
                 counters=lambda: {
                     **_counters(relay, runners),
                     **audit.counters(),
-                    "sessions_expired_total": sweeper.expired,
+                    **{sweeper.sweep.counts: sweeper.ended for sweeper in sweepers},
                 },
             )
             yield
