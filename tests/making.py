@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from caracal import clock
 from caracal.events.agent import Agent, SpawnLimits
 from caracal.events.application import Application
 from caracal.events.base import Aggregate, Fact, acting
+from caracal.events.challenge import Challenge
 from caracal.events.delegation import Delegation
 from caracal.events.grant import Grant
 from caracal.events.guards import Secret
@@ -206,6 +207,21 @@ def new_edge(
             scopes=["read"],
             constraints={"max_hops": 3},
             expires_at=clock.now() + timedelta(hours=1),
+        )
+
+
+def new_challenge(zone_id: str = ZONE, *, now: datetime | None = None, **members: Any) -> Challenge:
+    given: dict[str, Any] = {
+        "principal": "ada",
+        "session_id": "sid-1",
+        "challenge_type": "human_approval",
+        "secret": "the secret",
+        "resources": ["resource://one"],
+        "metadata": {"resource": "resource://one"},
+    }
+    with in_zone(zone_id):
+        return Challenge.issue(
+            new_id(), zone_id=zone_id, now=now or clock.now(), **(given | members)
         )
 
 

@@ -5,6 +5,7 @@ from caracal.events.agent import Agent
 from caracal.events.agent_service import AgentService
 from caracal.events.application import Application
 from caracal.events.base import Aggregate
+from caracal.events.challenge import Challenge
 from caracal.events.delegation import Delegation
 from caracal.events.grant import Grant
 from caracal.events.invocation import Invocation
@@ -27,6 +28,7 @@ AGGREGATES: tuple[type[Aggregate], ...] = (
     PolicySet,
     Grant,
     Session,
+    Challenge,
     Agent,
     AgentService,
     Invocation,

@@ -4,6 +4,7 @@ from caracal.projections.admin_token import admin_tokens
 from caracal.projections.agent import agents
 from caracal.projections.agent_service import agent_services
 from caracal.projections.application import applications
+from caracal.projections.challenge import challenges
 from caracal.projections.delegation import delegations
 from caracal.projections.grant import grants
 from caracal.projections.invocation import invocations
@@ -28,6 +29,7 @@ PROJECTIONS: tuple[Projection, ...] = (
     policy_sets,
     grants,
     sessions,
+    challenges,
     agents,
     agent_services,
     invocations,

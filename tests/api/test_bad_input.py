@@ -329,6 +329,12 @@ PATHS = (
     *((method, f"/zones/{{zone}}/{kind}s") for kind in KINDS for method in ("GET", "POST")),
     *((m, f"/zones/{{zone}}/{kind}s/any") for kind in KINDS for m in ("GET", "PATCH", "DELETE")),
     ("GET", "/zones/{zone}/sessions"),
+    ("GET", "/zones/{zone}/dcr-status"),
+    ("POST", "/zones/{zone}/applications/dcr"),
+    ("POST", "/zones/{zone}/signing-key/rotate"),
+    ("GET", "/zones/{zone}/step-up-challenges"),
+    ("GET", "/zones/{zone}/step-up-challenges/any"),
+    ("POST", "/zones/{zone}/step-up-challenges/any/satisfy"),
 )
 
 
@@ -391,6 +397,9 @@ async def test_other_methods_and_routes(api: Plane, places: dict[str, str]) -> N
         (f"/zones/{zone}/applications/a", "DELETE, GET, HEAD, PATCH"),
         (f"/zones/{zone}/policy-sets/a/activate", "POST"),
         (f"/zones/{zone}/sessions", "GET, HEAD"),
+        (f"/zones/{zone}/signing-key/rotate", "POST"),
+        (f"/zones/{zone}/applications/dcr", "DELETE, GET, HEAD, PATCH, POST"),
+        (f"/zones/{zone}/step-up-challenges", "GET, HEAD"),
         ("/zones", "GET, HEAD, POST"),
     ):
         answer = await api.call("PUT", path)

@@ -16,6 +16,7 @@ from caracal.projections.waiter import Waiter
 from caracal.services.api import (
     application,
     audit,
+    challenge,
     grant,
     policy,
     policy_set,
@@ -48,6 +49,7 @@ ROUTERS = (
     policy_set.router,
     grant.router,
     session.router,
+    challenge.router,
     audit.router,
 )
 
