@@ -26,7 +26,7 @@ from tests.flow.traffic import Book
 
 CASES = int(os.environ.get("CARACAL_SCHEMA_CASES", "5"))
 HEADERS = {"Authorization": f"Bearer {OPERATOR}"}
-MEMBERS = {"error", "error_description", "requestId", "issues", "detail"}
+MEMBERS = {"error", "error_description", "requestId", "issues", "detail", "live_dcr_applications"}
 
 SCHEMA = schemathesis.openapi.from_dict(routes().openapi())
 OPERATIONS = {found.ok().label: found.ok() for found in SCHEMA.get_all_operations()}
@@ -54,7 +54,7 @@ async def tenant(product: Product) -> AsyncIterator[Tenant]:
 async def known(product: Product, tenant: Tenant) -> dict[str, str]:
     """Ids of things that exist, by the name of the path's parameter; new, for they may end."""
     made = tenant.caller.made
-    zone = (await made("/zones", name="known"))["id"]
+    zone = (await made("/zones", name="known", dcr_enabled=True))["id"]
     application = await made(f"/zones/{zone}/applications", name="a", credential_type="token")
     resource = await made(f"/zones/{zone}/resources", identifier="resource://a", scopes=["read"])
     provider = await made(f"/zones/{zone}/providers", identifier="a", kind="oauth2")
