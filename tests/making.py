@@ -225,6 +225,20 @@ def new_challenge(zone_id: str = ZONE, *, now: datetime | None = None, **members
         )
 
 
+def consume(challenge: Challenge, now: datetime, **members: Any) -> Challenge:
+    """Use up a challenge of :func:`new_challenge`, by what it was issued for."""
+    given: dict[str, Any] = {
+        "zone_id": challenge.zone_id,
+        "principal": "ada",
+        "session_id": "sid-1",
+        "secret": "the secret",
+        "resources": ["resource://one"],
+    }
+    with in_zone(str(challenge.zone_id)):
+        challenge.consume(now=now, **(given | members))
+    return challenge
+
+
 async def store_with(*things: Aggregate, keys: Iterable[str] = (f"live:zone:{ZONE}",)) -> MemoryLog:
     """A log in memory in which the zone lives and ``things`` are saved."""
     store = MemoryLog()

@@ -13,7 +13,7 @@ from caracal import clock
 from caracal.events.challenge import LIFE, Challenge
 from caracal.projections.query import select
 from tests.api.running import Plane
-from tests.making import in_zone, new_challenge
+from tests.making import consume, new_challenge
 
 
 def path(zone: str, *rest: str) -> str:
@@ -151,15 +151,7 @@ async def test_what_was_consumed_stays_to_be_seen_without_saying_so(api: Plane, 
     before = (await api.call("GET", path(zone, challenge.aggregate_id))).json()
     found = await api.log.find(Challenge, challenge.aggregate_id)
     assert found is not None
-    with in_zone(zone):
-        found.consume(
-            zone_id=zone,
-            principal="ada",
-            session_id="sid-1",
-            secret="the secret",
-            resources=["resource://one"],
-            now=now,
-        )
+    consume(found, now)
     await api.save(found)
     shown = await api.call("GET", path(zone, challenge.aggregate_id))
     assert shown.json() == before

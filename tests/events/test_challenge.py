@@ -18,17 +18,9 @@ from caracal.events.catalogue import export_of
 from caracal.events.challenge import LIFE, Challenge, resources_sha256
 from caracal.events.store.log import Log, Saved, Store, retrying
 from caracal.events.store.memory import MemoryLog
-from tests.making import ZONE, in_zone, new_challenge, store_with, told
+from tests.making import consume, in_zone, new_challenge, store_with, told
 
 NOW = clock.now()
-GOOD: dict[str, Any] = {
-    "zone_id": ZONE,
-    "principal": "ada",
-    "session_id": "sid-1",
-    "secret": "the secret",
-    "resources": ["resource://one"],
-    "now": NOW,
-}
 
 
 def satisfied(**members: Any) -> Challenge:
@@ -38,14 +30,12 @@ def satisfied(**members: Any) -> Challenge:
     return challenge
 
 
-def consume(challenge: Challenge, **members: Any) -> Challenge:
-    with in_zone():
-        challenge.consume(**(GOOD | members))
-    return challenge
+def used(challenge: Challenge, **members: Any) -> Challenge:
+    return consume(challenge, **({"now": NOW} | members))
 
 
 async def test_issued_satisfied_consumed() -> None:
-    challenge = consume(satisfied())
+    challenge = used(satisfied())
     issued = {
         "principal": "ada",
         "session_id": "sid-1",
@@ -90,7 +80,7 @@ def test_who_may_satisfy(approver: str | None) -> None:
         (new_challenge, "grace", LIFE, NotFound, "challenge_not_found_or_expired"),
         (new_challenge, "ada", LIFE, NotFound, "challenge_not_found_or_expired"),
         (satisfied, "grace", timedelta(0), NotFound, "challenge_not_found_or_expired"),
-        (lambda: consume(satisfied()), None, timedelta(0), NotFound, "challenge_not_found_or_exp"),
+        (lambda: used(satisfied()), None, timedelta(0), NotFound, "challenge_not_found_or_exp"),
     ],
 )
 def test_who_may_not(
@@ -129,22 +119,22 @@ MISSING: dict[str, dict[str, Any]] = {
 def test_each_requirement_is_required(missing: str) -> None:
     challenge = satisfied()
     with pytest.raises(Unauthenticated, match="access_denied: the step-up challenge"):
-        consume(challenge, **MISSING[missing])
-    consume(challenge)  # a failed attempt uses nothing up
+        used(challenge, **MISSING[missing])
+    used(challenge)  # a failed attempt uses nothing up
 
 
 def test_only_what_is_satisfied_and_only_once() -> None:
     with pytest.raises(Unauthenticated):
-        consume(new_challenge(now=NOW))
-    used = consume(satisfied())
+        used(new_challenge(now=NOW))
+    over = used(satisfied())
     with pytest.raises(Unauthenticated):
-        consume(used)
+        used(over)
 
 
 @pytest.mark.parametrize("unbound", [None, ""])
 @pytest.mark.parametrize("session", [None, "", "sid-9"])
 def test_an_unbound_challenge_asks_for_no_session(unbound: str | None, session: str | None) -> None:
-    consume(satisfied(session_id=unbound), session_id=session)
+    used(satisfied(session_id=unbound), session_id=session)
 
 
 @given(st.lists(st.text(alphabet="aAbB /:", max_size=6), max_size=5), st.randoms())
@@ -170,7 +160,7 @@ Decision = Callable[[Challenge], None]
     ("made", "decide", "refusal"),
     [
         (new_challenge, lambda one: one.satisfy(None, clock.now()), NotFound),
-        (satisfied, lambda one: one.consume(**GOOD), Unauthenticated),
+        (satisfied, lambda one: used(one), Unauthenticated),
     ],
     ids=["satisfy", "consume"],
 )

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from caracal import clock
 from caracal.projections.challenge import challenges
-from tests.making import ZONE, in_zone, new_challenge, reduced, store_with
+from tests.making import ZONE, consume, in_zone, new_challenge, reduced, store_with
 
 
 async def test_rows() -> None:
@@ -13,14 +13,7 @@ async def test_rows() -> None:
     with in_zone():
         for one in (satisfied, consumed):
             one.satisfy("grace", now)
-        consumed.consume(
-            zone_id=ZONE,
-            principal="ada",
-            session_id="sid-1",
-            secret="the secret",
-            resources=["resource://one"],
-            now=now,
-        )
+    consume(consumed, now)
     rows = reduced(challenges, await store_with(waiting, satisfied, consumed))["challenges"]
     row = rows[waiting.aggregate_id]
     assert row == {

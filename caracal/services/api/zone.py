@@ -127,22 +127,23 @@ async def _create(call: Call, slug: str, members: dict[str, Any]) -> Zone:
 @router.get("/{zone_id}")
 async def get(zone_id: ZoneId, call: CallDep) -> ZoneAnswer:
     """Show a zone."""
-    async with call.database() as db:
-        row = await get_zone(db, zone_id)
-    if row is None:
-        raise zone_not_found(zone_id)
-    return ZoneAnswer(**row)
+    return ZoneAnswer(**await _row(call, zone_id))
 
 
 @router.get("/{zone_id}/dcr-status")
 async def dcr_status(zone_id: ZoneId, call: CallDep) -> DcrStatus:
     """Show whether clients may register themselves, and how many of those are live."""
+    row = await _row(call, zone_id)
+    live = await call.api.log.seated(dcr_seats(zone_id))
+    return DcrStatus(**row, live_dcr_applications=len(live))
+
+
+async def _row(call: Call, zone_id: str) -> dict[str, Any]:
     async with call.database() as db:
         row = await get_zone(db, zone_id)
     if row is None:
         raise zone_not_found(zone_id)
-    live = await call.api.log.seated(dcr_seats(zone_id))
-    return DcrStatus(**row, live_dcr_applications=len(live))
+    return row
 
 
 @router.patch("/{zone_id}")
