@@ -51,14 +51,10 @@ async def _behind(db: Db, topic: Topic) -> EntryId:
 async def _catch_up(
     db: Db, zone_id: str, tables: dict[str, MemoryTable], topic: Topic, place: EntryId
 ) -> None:
-    log, more = LogReader(db), True
-    while more:
-        entries, more = await log.entries(topic, place)
-        for fact in (entry.record.fact() for entry in entries):
-            if fact.zone_id == zone_id:
-                for one in _PROJECTIONS:
-                    apply(tables, one.reduce(fact))
-        place = entries[-1].id if entries else place
+    async for fact in LogReader(db).facts_after(topic, place):
+        if fact.zone_id == zone_id:
+            for one in _PROJECTIONS:
+                apply(tables, one.reduce(fact))
 
 
 def _is_live(zone_id: str, row: dict[str, object]) -> bool:

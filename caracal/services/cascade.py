@@ -8,10 +8,10 @@ its guards, or by its anchors.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Generic
 
 from caracal import clock
@@ -19,7 +19,7 @@ from caracal.errors import CaracalError
 from caracal.events.application import Application, ArchiveReason
 from caracal.events.base import Aggregate, Fact, Fall
 from caracal.events.session import Session
-from caracal.events.store.entries import EntryId, LogReader
+from caracal.events.store.entries import LogReader
 from caracal.events.store.log import Log, Saved, Thing, retrying
 from caracal.events.topics import FACT_TOPIC_OF
 from caracal.projections.query import Db
@@ -43,7 +43,7 @@ Begun = dict[str, dict[str, int]]
 
 
 async def sessions_of(db: Db, whose: Mapping[str, Whose]) -> Begun:
-    """Return the live sessions of roots, which are of one zone and ask for the same columns.
+    """Return the live sessions of roots: all of one zone, by other values of the same columns.
 
     One that has ended just now may be among them: ending it again changes nothing.
     """
@@ -56,27 +56,23 @@ async def sessions_of(db: Db, whose: Mapping[str, Whose]) -> Begun:
     begun: Begun = {root: {} for root in whose}
     for row in await live_sessions(db, one.zone_id, moment, columns, roots):
         begun[roots[_values(row, columns)]][row["id"]] = row["position"]
-    async for fact in _started(db, place):
-        root = roots.get(_values(fact.data, columns))
-        alive = clock.parse(fact.data["expires_at"]) > moment
-        if root is not None and alive and fact.zone_id == one.zone_id:
+    async for fact in LogReader(db).facts_after(_TOPIC, place):
+        root = roots.get(_values(fact.data, columns)) if _is_begun(fact, one, moment) else None
+        if root is not None:
             begun[root][fact.aggregate_id] = fact.position
     return begun
 
 
+def _is_begun(fact: Fact, whose: Whose, moment: datetime) -> bool:
+    return (
+        fact.name == Session.Started.TOPIC
+        and fact.zone_id == whose.zone_id
+        and clock.parse(fact.data["expires_at"]) > moment
+    )
+
+
 def _values(row: Mapping[str, Any], columns: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(row[column] for column in columns)
-
-
-async def _started(db: Db, place: EntryId) -> AsyncIterator[Fact]:
-    """Yield the ``session.started`` that the log has after a place."""
-    log, more = LogReader(db), True
-    while more:
-        entries, more = await log.entries(_TOPIC, place)
-        for entry in entries:
-            place = entry.id
-            if entry.record.name == Session.Started.TOPIC:
-                yield entry.record.fact()
 
 
 @dataclass(frozen=True, slots=True)

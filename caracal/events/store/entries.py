@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from psycopg import AsyncConnection
 
+from caracal.events.base import Fact
 from caracal.events.record import Record
 from caracal.events.store.signature import Keyring
 from caracal.events.topics import Fields, Topic
@@ -135,6 +136,15 @@ class LogReader:
             if entries or not more:
                 return entries, more
             position = rows[-1][0] + 1  # events that have no entry here
+
+    async def facts_after(self, topic: Topic, place: EntryId) -> AsyncIterator[Fact]:
+        """Yield the facts of a topic after a place, in order, up to the log's end."""
+        more = True
+        while more:
+            entries, more = await self.entries(topic, place)
+            for entry in entries:
+                place = entry.id
+                yield entry.record.fact()
 
     async def at(self, topic: Topic, entry_id: EntryId) -> Entry | None:
         """Return the entry with this id; None when the log yields none for the topic."""
