@@ -16,7 +16,7 @@ from caracal import clock, secret_hash
 from caracal.events.base import Fall
 from caracal.ids import new_id
 from caracal.mandate import SigningKey
-from tests.making import in_zone, new_application, new_session
+from tests.making import in_zone, new_application, new_provider, new_session
 from tests.sts.world import ISSUER, World, new_tenant
 
 Send = Callable[[World], Awaitable[httpx.Response]]
@@ -219,7 +219,9 @@ async def rate_limited_ambient(world: World) -> httpx.Response:
 
 
 async def with_provider(world: World) -> httpx.Response:
-    resource = await world.tenant.add_resource(provider_id=new_id())
+    provider = new_provider(world.tenant.id)
+    await world.tenant.save(provider)
+    resource = await world.tenant.add_resource(provider_id=provider.aggregate_id)
     return await world.per_call(resource=resource.identifier)
 
 
