@@ -84,7 +84,7 @@ class Audit(ZoneScoped[D]):
         self, zone_id: str, query: AuditQuery | None = None, **more: Unpack[AuditQuery]
     ) -> Listing[AuditEvent]:
         """List decisions, newest first: one page, at most ``limit`` (the server's default: 100)."""
-        return one_page(self._call("GET", zone_id, query=merged(query, more).items()))
+        return one_page(self._call("GET", zone_id, query=merged(AuditQuery, query, more).items()))
 
     list_page, iter = list.by_page(), list.each()
 

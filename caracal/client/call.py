@@ -87,8 +87,15 @@ def page(limit: int | None, cursor: str | None) -> Query:
     return (("limit", limit), ("cursor", cursor))
 
 
-def merged(query: Mapping[str, Any] | None, more: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a query given as a dict, as keywords or as both, in the order given."""
+def merged(kind: type[Any], query: Mapping[str, Any] | None, more: Mapping[str, Any]) -> Any:
+    """Return a query given as a dict, as keywords or as both, in the order given.
+
+    Raises:
+        TypeError: a keyword that ``kind``, the TypedDict of the query, has not: a filter that
+            does not filter would show too much.
+    """
+    if unknown := more.keys() - kind.__annotations__.keys():
+        raise TypeError(f"unknown: {', '.join(sorted(unknown))}")
     return {**(query or {}), **more}
 
 
@@ -126,6 +133,8 @@ def _segment(text: str) -> str:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ",".join(value)
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

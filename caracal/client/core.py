@@ -374,6 +374,6 @@ def _check_url(name: str, url: str) -> None:
         raise ValueError(f"{name} must be an http or https URL without user, query and fragment")
 
 
-def _check_token(name: str, token: str) -> None:
-    if not _TOKEN.fullmatch(token):
+def _check_token(name: str, token: object) -> None:
+    if not isinstance(token, str) or not _TOKEN.fullmatch(token):  # None: nothing was discovered
         raise ValueError(f"{name} must be printable ASCII without spaces")

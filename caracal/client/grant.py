@@ -35,14 +35,14 @@ class GrantInput(TypedDict):
 
 
 class GrantQuery(TypedDict, total=False):
-    """Which grants to list; ``scopes`` is a comma list that must be there whole."""
+    """Which grants to list; all of ``scopes`` (a list, or with commas) must be there."""
 
     application_id: str | None
     user_id: str | None
     resource_id: str | None
     provider_id: str | None
     status: GrantStatus | None
-    scopes: str | None
+    scopes: str | Sequence[str] | None
     limit: int | None
     cursor: str | None
 
@@ -64,7 +64,7 @@ class Grants(ZoneScoped[D]):
         self, zone_id: str, query: GrantQuery | None = None, **more: Unpack[GrantQuery]
     ) -> Listing[Grant]:
         """List grants of any status, newest first: all of them, or a page of ``limit``."""
-        chosen = merged(query, more)
+        chosen = merged(GrantQuery, query, more)
         return listing(self._call("GET", zone_id, query=chosen.items()), chosen.get("limit"))
 
     list_page, iter = list.by_page(), list.each()

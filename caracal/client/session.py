@@ -47,6 +47,6 @@ class Sessions(ZoneScoped[D]):
         self, zone_id: str, query: SessionQuery | None = None, **more: Unpack[SessionQuery]
     ) -> Listing[Session]:
         """List sessions, newest first: one page, at most ``limit`` (the server's default: 100)."""
-        return one_page(self._call("GET", zone_id, query=merged(query, more).items()))
+        return one_page(self._call("GET", zone_id, query=merged(SessionQuery, query, more).items()))
 
     list_page, iter = list.by_page(), list.each()

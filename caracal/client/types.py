@@ -1,0 +1,120 @@
+"""What methods take and answer: plain dicts, with their members named for type checkers.
+
+Answers may have members beyond these, from a newer server; they are kept.
+"""
+
+from __future__ import annotations
+
+from caracal.client.admin_token import AdminToken, AdminTokenInput, Capability
+from caracal.client.agent import AgentKind, AgentSession, EffectiveAuthority, Resumed, Suspended
+from caracal.client.application import (
+    Application,
+    ApplicationInput,
+    ApplicationPatch,
+    CredentialType,
+    DCRInput,
+    RegistrationMethod,
+)
+from caracal.client.audit import (
+    AuditDetail,
+    AuditEvent,
+    AuditExplanation,
+    AuditQuery,
+    AuditReplay,
+    AuditRetention,
+)
+from caracal.client.client import LocalBootstrapResult
+from caracal.client.delegation import (
+    ActiveDelegationEdge,
+    DelegationEdge,
+    DelegationImpact,
+    RevokedDelegation,
+    TraverseNode,
+)
+from caracal.client.grant import Grant, GrantInput, GrantQuery, GrantStatus
+from caracal.client.policy import (
+    Policy,
+    PolicyInput,
+    PolicyValidation,
+    PolicyVersion,
+    PolicyWithVersion,
+    PolicyWithVersions,
+)
+from caracal.client.policy_set import (
+    Activation,
+    ActivationStatus,
+    ManifestItem,
+    PolicySet,
+    PolicySetVersion,
+    Simulation,
+)
+from caracal.client.policy_template import PolicyTemplate
+from caracal.client.provider import Provider, ProviderInput, ProviderKind, ProviderPatch
+from caracal.client.resource import RateLimit, Resource, ResourceInput, ResourcePatch
+from caracal.client.session import Session, SessionQuery, SessionStatus
+from caracal.client.step_up_challenge import SatisfiedChallenge, StepUpChallenge
+from caracal.client.zone import DcrStatus, RotatedSigningKey, Zone, ZoneInput, ZonePatch
+
+__all__ = [
+    "Activation",
+    "ActivationStatus",
+    "ActiveDelegationEdge",
+    "AdminToken",
+    "AdminTokenInput",
+    "AgentKind",
+    "AgentSession",
+    "Application",
+    "ApplicationInput",
+    "ApplicationPatch",
+    "AuditDetail",
+    "AuditEvent",
+    "AuditExplanation",
+    "AuditQuery",
+    "AuditReplay",
+    "AuditRetention",
+    "Capability",
+    "CredentialType",
+    "DCRInput",
+    "DcrStatus",
+    "DelegationEdge",
+    "DelegationImpact",
+    "EffectiveAuthority",
+    "Grant",
+    "GrantInput",
+    "GrantQuery",
+    "GrantStatus",
+    "LocalBootstrapResult",
+    "ManifestItem",
+    "Policy",
+    "PolicyInput",
+    "PolicySet",
+    "PolicySetVersion",
+    "PolicyTemplate",
+    "PolicyValidation",
+    "PolicyVersion",
+    "PolicyWithVersion",
+    "PolicyWithVersions",
+    "Provider",
+    "ProviderInput",
+    "ProviderKind",
+    "ProviderPatch",
+    "RateLimit",
+    "RegistrationMethod",
+    "Resource",
+    "ResourceInput",
+    "ResourcePatch",
+    "Resumed",
+    "RevokedDelegation",
+    "RotatedSigningKey",
+    "SatisfiedChallenge",
+    "Session",
+    "SessionQuery",
+    "SessionStatus",
+    "Simulation",
+    "StepUpChallenge",
+    "Suspended",
+    "TraverseNode",
+    "Zone",
+    "ZoneInput",
+    "ZonePatch",
+]
