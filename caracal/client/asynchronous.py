@@ -68,6 +68,8 @@ class Async:
 
     async def _outcome(self, attempt: Attempt) -> Outcome:
         await self._unless_cancelled(asyncio.sleep(attempt.after), None)
+        if self._cancel is not None and self._cancel.is_set():
+            raise AdminCancelledError
         outcome = await self._unless_cancelled(self._fetch(attempt), self._seconds)
         if outcome is None:
             return Failed(TimeoutError(f"{self._seconds} s are over"), timed_out=True)
