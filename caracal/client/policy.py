@@ -63,8 +63,8 @@ class PolicyValidation(TypedDict):
     valid: bool
     schema_version: str
     input_schema_version: str
-    output_contract: Any
-    warnings: list[Any]
+    output_contract: dict[str, Any]
+    warnings: list[str]
 
 
 class Policies(Archivable[D, Policy, PolicyWithVersions]):

@@ -51,26 +51,72 @@ class Activation(TypedDict):
     status_url: NotRequired[str]
 
 
+class SimulatedPolicy(TypedDict):
+    """A policy version of the manifest that was tried."""
+
+    policy_id: str
+    policy_version_id: str
+    name: str
+    version: int
+    content_sha256: str
+    archived: bool
+
+
+class Obstacle(TypedDict):
+    """Why activating would be refused: the code, detail and sentence of that refusal."""
+
+    error: str
+    detail: str | None
+    reason: str
+
+
+class Explanation(TypedDict):
+    """A simulation in words."""
+
+    summary: str
+    determining_policies: list[Any]
+    obstacles: list[Obstacle]
+
+
 class Simulation(TypedDict):
-    """What an activation would do, and what the version says to an input."""
+    """What an activation would do; ``result`` is the decision on the input, if one was given."""
 
     dry_run: bool
     would_activate: bool
-    policies: list[Any]
+    policies: list[SimulatedPolicy]
     warnings: list[str]
-    explanation: Any
-    result: Any
+    explanation: Explanation
+    result: dict[str, Any] | None
+
+
+class TopicState(TypedDict):
+    """Whether the topic has the activation; None: not known now."""
+
+    position: int | None
+    published: bool | None
+
+
+class StsReplica(TypedDict):
+    """What an STS replica has loaded."""
+
+    replica: str
+    version_id: str | None
+    state: Literal["loaded", "other", "failed", "on_first_use"]
+    position: int
 
 
 class ActivationStatus(TypedDict):
-    """How far an activation has come."""
+    """How far an activation has come; ``unknown`` names what cannot be known now."""
 
     active: bool
     propagation_status: Literal[
         "loaded", "waiting_for_activation", "waiting_for_topic", "waiting_for_sts", "failed"
     ]
-    topic: dict[str, Any]
-    sts: Any
+    topic: TopicState
+    sts: list[StsReplica]
+    policy_set_id: NotRequired[str]
+    version_id: NotRequired[str | None]
+    unknown: NotRequired[list[str]]
 
 
 class PolicySets(Archivable[D, PolicySet, PolicySet]):
