@@ -9,8 +9,9 @@ from typing import Any, ParamSpec, TypeVar, final
 
 import httpx
 
+from caracal.client.answer import Failed, Outcome
 from caracal.client.call import Listing
-from caracal.client.core import Attempt, Core, Failed, Flow, Outcome
+from caracal.client.core import Attempt, Core, Flow
 from caracal.client.errors import AdminCancelledError
 from caracal.client.wire import Body, built, failed, wanted
 from caracal.tasks import cancelled
@@ -67,7 +68,8 @@ class Async:
             return result
 
     async def _outcome(self, attempt: Attempt) -> Outcome:
-        await self._unless_cancelled(asyncio.sleep(attempt.after), None)
+        if attempt.after:
+            await self._unless_cancelled(asyncio.sleep(attempt.after), None)
         if self._cancel is not None and self._cancel.is_set():
             raise AdminCancelledError
         outcome = await self._unless_cancelled(self._fetch(attempt), self._seconds)

@@ -16,10 +16,11 @@ from caracal.client.application import Applications
 from caracal.client.asynchronous import Async
 from caracal.client.audit import Audit
 from caracal.client.call import Call, api
-from caracal.client.core import Core, Options
+from caracal.client.core import Core
 from caracal.client.delegation import Delegations
 from caracal.client.grant import Grants
 from caracal.client.method import D, Namespace, one
+from caracal.client.options import Options
 from caracal.client.policy import Policies
 from caracal.client.policy_set import PolicySets
 from caracal.client.policy_template import PolicyTemplates

@@ -8,38 +8,29 @@ and tests feed a flow by hand.
 from __future__ import annotations
 
 import random
-import re
 import threading
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
-import orjson
-
 from caracal import clock
-from caracal.client.call import Base, Call, Listing, Page, content, with_query
+from caracal.client.answer import Answer, Outcome, items_of, object_of, refusal_of, unusable
+from caracal.client.call import Call, Listing, Page, content, with_query
 from caracal.client.errors import (
     ADMIN_REQUEST_FAILED,
     ADMIN_REQUEST_TIMEOUT,
-    COORDINATOR_TOKEN_NOT_CONFIGURED,
-    COORDINATOR_URL_NOT_CONFIGURED,
     INVALID_RESPONSE,
-    REQUEST_FAILED,
     AdminApiError,
     AdminTransportError,
 )
-from caracal.client.link import cursor_of, next_link, origin, printable, same_origin_target
+from caracal.client.link import cursor_of, next_link, same_origin_target
+from caracal.client.options import Options
 from caracal.client.retry import backoff, retry_after, retryable
 from caracal.errors import CaracalError
 
 T = TypeVar("T")
-
-MAX_ANSWER_BYTES = 64 << 20
-"""A longer body is not read to its end, and is no usable answer."""
-_POSITION = re.compile(r"[0-9]{1,19}", re.ASCII)
-_TOKEN = re.compile(r"[!-~]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,82 +46,7 @@ class Attempt:
     after: float
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came back. ``headers`` are looked up in lower case; ``complete``: the body is whole."""
-
-    status: int
-    reason: str
-    headers: Mapping[str, str]
-    body: bytes
-    complete: bool = True
-
-    @property
-    def success(self) -> bool:
-        """Tell whether the status is 2xx."""
-        return 200 <= self.status <= 299
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """Nothing came back."""
-
-    error: Exception
-    timed_out: bool
-
-
-Outcome = Answer | Failed
 Flow = Generator[Attempt, Outcome, T]
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a client was made with; checked once.
-
-    Raises:
-        ValueError: a URL, a token or a number that cannot work.
-    """
-
-    api_url: str
-    admin_token: str = field(repr=False)
-    coordinator_url: str | None = None
-    coordinator_token: str | None = field(default=None, repr=False)
-    timeout_ms: int = 30_000
-    retries: int = 3
-    retry_methods: Collection[str] | None = None
-
-    def __post_init__(self) -> None:
-        _check_url("api_url", self.api_url)
-        _check_token("admin_token", self.admin_token)
-        if self.coordinator_url:
-            _check_url("coordinator_url", self.coordinator_url)
-        if self.coordinator_token:
-            _check_token("coordinator_token", self.coordinator_token)
-        if self.timeout_ms <= 0 or self.retries < 0:
-            raise ValueError("timeout_ms must be positive and retries not negative")
-
-    def at(self, base: Base) -> tuple[str, str]:
-        """Return URL and token of a base.
-
-        Raises:
-            CaracalError: the Coordinator's are not configured.
-        """
-        if base == "api":
-            return self.api_url.removesuffix("/"), self.admin_token
-        if not self.coordinator_url:
-            raise CaracalError(COORDINATOR_URL_NOT_CONFIGURED, "the client has no coordinator_url")
-        if not self.coordinator_token:
-            raise CaracalError(
-                COORDINATOR_TOKEN_NOT_CONFIGURED, "the client has no coordinator_token"
-            )
-        return self.coordinator_url.removesuffix("/"), self.coordinator_token
-
-    def retries_of(self, method: str) -> int:
-        """Return how often a request of this method may be sent again."""
-        listed = self.retry_methods is None or method in {
-            name.upper() for name in self.retry_methods
-        }
-        return self.retries if listed else 0
 
 
 class Core:
@@ -147,7 +63,7 @@ class Core:
     def answer(self, call: Call[T]) -> Flow[T]:
         """Carry out a call that answers an object, or nothing."""
         answer = yield from self._exchange(call)
-        return _object(answer, call)
+        return object_of(answer, call)
 
     def page(self, listing: Listing[T]) -> Flow[Page[T]]:
         """Fetch one page."""
@@ -217,7 +133,7 @@ class Core:
 
     def _learn(self, answer: Answer) -> None:
         """Remember positions: after a pending answer, later reads wait for its position."""
-        position = _position(answer)
+        position = answer.position
         pending = answer.headers.get("caracal-consistency", "").strip().lower() == "pending"
         with self._learning:
             self.last_request_id = answer.headers.get("x-request-id", self.last_request_id)
@@ -228,7 +144,7 @@ class Core:
 
     def _error(self, outcome: Outcome) -> CaracalError:
         if isinstance(outcome, Answer):
-            return _api_error(outcome)
+            return refusal_of(outcome)
         if outcome.timed_out:
             limit = f"no whole answer within {self.options.timeout_ms} ms"
             error = AdminTransportError(ADMIN_REQUEST_TIMEOUT, limit)
@@ -240,7 +156,7 @@ class Core:
     def chunk(self, call: Call[Any]) -> Flow[_Chunk[Any]]:
         """Fetch one page, and say where the next one is."""
         answer = yield from self._exchange(call)
-        items, given_cursor = _items(answer)
+        items, given_cursor = items_of(answer)
         link = next_link(answer.headers.get("link"))
         if link is not None:
             following = self._following(call, answer, link)
@@ -254,7 +170,7 @@ class Core:
         try:
             return replace(call, target=same_origin_target(url, url + call.target, link))
         except ValueError as error:
-            raise _unusable(answer, str(error)) from None
+            raise unusable(answer, str(error)) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,79 +197,6 @@ class _Walk(Generic[T]):
         return chunk.page.items
 
 
-def _object(answer: Answer, call: Call[T]) -> T:
-    if answer.status == 204 or call.nothing:
-        return cast("T", None)
-    value = _value(answer)
-    if not isinstance(value, dict):
-        raise _unusable(answer, "an object was expected")
-    return cast("T", value)
-
-
-def _items(answer: Answer) -> tuple[list[Any], str | None]:
-    """Return the items and, where the body itself names it, the cursor of the next page."""
-    value, cursor = ([], None) if answer.status == 204 else (_value(answer), None)
-    if isinstance(value, dict):  # other generations of the server
-        cursor = value.get("next_cursor")
-        value = value["items"] if "items" in value else value.get("rows")
-    sound = isinstance(value, list) and all(isinstance(item, dict) for item in value)
-    if not sound or not isinstance(cursor, str | None):
-        raise _unusable(answer, "a list of objects was expected")
-    return cast("list[Any]", value), cursor or None
-
-
-def _value(answer: Answer) -> Any:
-    """Return the JSON of a success.
-
-    Raises:
-        AdminApiError: ``invalid_response``.
-    """
-    try:
-        if answer.complete:
-            return orjson.loads(answer.body)
-    except ValueError:
-        pass
-    raise _unusable(answer, "JSON was expected")
-
-
-def _unusable(answer: Answer, description: str) -> AdminApiError:
-    return _error_of(answer, INVALID_RESPONSE, _body(answer), description)
-
-
-def _api_error(answer: Answer) -> AdminApiError:
-    body = _body(answer)
-    said = body.get("error") if isinstance(body, dict) else None
-    text = body.get("error_description") if isinstance(body, dict) else None
-    code = said if isinstance(said, str) and said else answer.reason or REQUEST_FAILED
-    return _error_of(answer, code, body, text if isinstance(text, str) else None)
-
-
-def _error_of(answer: Answer, code: str, body: object, description: str | None) -> AdminApiError:
-    return AdminApiError(
-        answer.status,
-        code,
-        body,
-        description=description,
-        request_id=answer.headers.get("x-request-id"),
-        position=_position(answer),
-    )
-
-
-def _body(answer: Answer) -> object:
-    """Return the parsed body, the raw text when it is no JSON, ``{}`` when it is empty."""
-    if not answer.body:
-        return {}
-    try:
-        return orjson.loads(answer.body)
-    except ValueError:
-        return answer.body.decode(errors="replace")
-
-
-def _position(answer: Answer) -> int | None:
-    text = answer.headers.get("caracal-position", "").strip()
-    return int(text) if _POSITION.fullmatch(text) else None
-
-
 def _at_cursor(call: Call[Any], cursor: str) -> Call[Any]:
     parts = urlsplit(call.target)
     pairs = [pair for pair in parse_qsl(parts.query) if pair[0] != "cursor"]
@@ -362,18 +205,3 @@ def _at_cursor(call: Call[Any], cursor: str) -> Call[Any]:
 
 def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
-def _check_url(name: str, url: str) -> None:
-    try:
-        scheme, host, _ = origin(url)
-        sound = scheme in ("http", "https") and bool(host)
-    except ValueError:
-        sound = False
-    if not sound or not printable(url) or any(mark in url for mark in "@?#"):
-        raise ValueError(f"{name} must be an http or https URL without user, query and fragment")
-
-
-def _check_token(name: str, token: object) -> None:
-    if not isinstance(token, str) or not _TOKEN.fullmatch(token):  # None: nothing was discovered
-        raise ValueError(f"{name} must be printable ASCII without spaces")

@@ -12,8 +12,9 @@ from typing import ParamSpec, TypeVar, final
 
 import httpx
 
+from caracal.client.answer import Failed, Outcome
 from caracal.client.call import Listing
-from caracal.client.core import Attempt, Core, Failed, Flow, Outcome
+from caracal.client.core import Attempt, Core, Flow
 from caracal.client.errors import AdminCancelledError
 from caracal.client.wire import Body, built, failed, wanted
 
@@ -83,7 +84,11 @@ class Sync:
         abandoned = threading.Event()
         run = contextvars.copy_context().run
         arguments = (self._work, future, attempt, abandoned)
-        threading.Thread(target=run, args=arguments, daemon=True, name="caracal-client").start()
+        thread = threading.Thread(target=run, args=arguments, daemon=True, name="caracal-client")
+        try:
+            thread.start()
+        except RuntimeError:  # no thread more, as at the interpreter's end: without the limit, then
+            self._work(future, attempt, abandoned)
         try:
             return self._within(future)
         finally:

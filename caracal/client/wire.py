@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import httpx
 
-from caracal.client.core import MAX_ANSWER_BYTES, Answer, Attempt, Failed
+from caracal.client.answer import Answer, Failed
+from caracal.client.core import Attempt
+
+MAX_ANSWER_BYTES = 64 << 20
+"""A longer body is not read to its end, and is no usable answer."""
 
 
 def built(

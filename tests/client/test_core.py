@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from caracal import clock
 from caracal.client import AdminApiError, AdminTransportError
+from caracal.client.answer import Answer, Failed, Outcome
 from caracal.client.call import Call, api, listing
-from caracal.client.core import Answer, Attempt, Core, Failed, Flow, Options, Outcome
+from caracal.client.core import Attempt, Core, Flow
+from caracal.client.options import Options
 from caracal.client.retry import backoff, retry_after
 from caracal.errors import CaracalError
 

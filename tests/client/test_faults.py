@@ -238,6 +238,16 @@ async def test_what_is_no_transport_error_is_not_hidden(kind: Kind) -> None:
         await Client(kind, reply).call("zones.list")
 
 
+def test_without_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    http = httpx.Client(transport=httpx.MockTransport(lambda _: ok([])))
+    client = AdminClient(api_url="http://api", admin_token="t", http_client=http)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert client.zones.list() == []
+
+
 async def test_whose_http_client_is_closed() -> None:
     http, later = httpx.Client(), httpx.AsyncClient()
     with AdminClient(api_url="http://api", admin_token="t", http_client=http):

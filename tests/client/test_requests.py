@@ -312,8 +312,8 @@ async def test_queries_as_keywords(kind: Kind) -> None:
         "scopes=a%2Cb",
     ]
     for name in ("audit.list", "audit.iter", "grants.list_page", "sessions.list"):
-        with pytest.raises(TypeError, match="decison"):
-            await client.call(name, "z1", decison="deny")
+        with pytest.raises(TypeError, match="decided"):
+            await client.call(name, "z1", decided="deny")
 
 
 @pytest.mark.parametrize("url", ["http://api", "http://api/", "http://api:80"])

@@ -27,6 +27,7 @@ from caracal.client import (
     AdminTransportError,
     AsyncAdminClient,
     CaracalError,
+    errors,
     types,
 )
 from caracal.client.call import api
@@ -158,6 +159,19 @@ def test_errors_survive_a_pickle(error: CaracalError) -> None:
         assert (type(again), vars(again), str(again)) == (type(error), vars(error), str(error))
 
 
+def test_the_codes_of_the_contract() -> None:
+    codes = {value for name, value in vars(errors).items() if name.isupper()}
+    assert codes == {
+        "coordinator_url_not_configured",
+        "coordinator_token_not_configured",
+        "admin_request_timeout",
+        "admin_request_failed",
+        "admin_request_cancelled",
+        "invalid_response",
+        "request_failed",
+    }
+
+
 def test_null_says_what_it_is() -> None:
     assert (repr(NULL), copy.copy(NULL) is NULL) == ("NULL", True)
 
@@ -207,9 +221,9 @@ def wrong(client: AdminClient, later: AsyncAdminClient) -> None:
     client.zones.get(5)  # E: arg-type
     client.zones.create({"slug": "no-name"})  # E: typeddict-item
     client.zones.create({"name": "n", "extra": 1})  # E: typeddict-unknown-key
-    client.applications.list("z", limt=1)  # E: call-arg
+    client.applications.list("z", most=1)  # E: call-arg
     client.audit.list("z", decision="maybe")  # E: arg-type
-    client.zones.get("z")["nam"]  # E: misc
+    client.zones.get("z")["title"]  # E: misc
     later.zones.get("z")["name"]  # E: index
     AdminClient("http://api", "t")  # E: call-arg
 """.replace("RevokedDelegation,", "LocalBootstrapResult, RevokedDelegation,")
