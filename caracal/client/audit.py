@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, Literal, NotRequired, TypedDict, Unpack
 
 from caracal.client.call import Call, Listing, api, listing, merged, one_page
 from caracal.client.method import D, many, one
@@ -65,9 +65,10 @@ class AuditReplay(TypedDict, total=False):
 
 
 class AuditRetention(TypedDict):
-    """How long the trail is kept."""
+    """How long the trail is kept, and how long it may be kept at most, in days."""
 
     retention_days: int
+    limit_days: NotRequired[int]
 
 
 class Audit(ZoneScoped[D]):

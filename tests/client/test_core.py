@@ -288,7 +288,7 @@ def test_a_server_behind_a_prefix(prefix: str) -> None:
 @pytest.mark.parametrize(
     "target",
     [
-        "http://evil/v1/zones?cursor=A",
+        "http://evil/v1/zones",
         "//evil/v1/zones",
         "https://api/v1/zones",
         "http://api:81/v1/zones",
@@ -298,13 +298,13 @@ def test_a_server_behind_a_prefix(prefix: str) -> None:
         "http://api\\@evil/v1/zones",
         "http://api:port/v1/zones",
         "http://[api/v1/zones",
-        "/v1/zones?cursor=\u00e4",
+        "/v1/z\u00e4nes",
         "/v1/zo nes",
         "file:///etc/passwd",
     ],
 )
 def test_a_link_that_leads_elsewhere_is_not_followed(target: str) -> None:
-    urls, error = walk(page("a", link=f'<{target}>; rel="next"'))
+    urls, error = walk(page("a", link=f'<{target}?cursor=A>; rel="next"'))
     assert (urls, error.code) == (["http://api/v1/zones"], "invalid_response")
 
 
