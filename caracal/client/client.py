@@ -10,6 +10,7 @@ from typing import NotRequired, Self, TypedDict
 
 import httpx
 
+from caracal.client.admin_audit import AdminAudit
 from caracal.client.admin_token import AdminTokens
 from caracal.client.agent import Agents
 from caracal.client.application import Applications
@@ -63,6 +64,7 @@ class Plane(Namespace[D]):
         self.audit = Audit(driver)
         self.step_up_challenges = StepUpChallenges(driver)
         self.admin_tokens = AdminTokens(driver)
+        self.admin_audit = AdminAudit(driver)
         self.agents = Agents(driver)
         self.delegations = Delegations(driver)
 

@@ -80,19 +80,21 @@ class Sync:
     def _outcome(self, attempt: Attempt) -> Outcome:
         if self._cancel.wait(attempt.after):
             raise AdminCancelledError
-        future: Future[Outcome] = Future()
         abandoned = threading.Event()
-        run = contextvars.copy_context().run
-        arguments = (self._work, future, attempt, abandoned)
+        try:
+            return self._within(self._begun(attempt, abandoned))
+        finally:
+            abandoned.set()
+
+    def _begun(self, attempt: Attempt, abandoned: threading.Event) -> Future[Outcome]:
+        future: Future[Outcome] = Future()
+        run, arguments = contextvars.copy_context().run, (self._work, future, attempt, abandoned)
         thread = threading.Thread(target=run, args=arguments, daemon=True, name="caracal-client")
         try:
             thread.start()
         except RuntimeError:  # no thread more, as at the interpreter's end: without the limit, then
             self._work(future, attempt, abandoned)
-        try:
-            return self._within(future)
-        finally:
-            abandoned.set()
+        return future
 
     def _within(self, future: Future[Outcome]) -> Outcome:
         end = monotonic() + self._seconds

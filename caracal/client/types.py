@@ -5,6 +5,7 @@ Answers may have members beyond these, from a newer server; they are kept.
 
 from __future__ import annotations
 
+from caracal.client.admin_audit import AdminAuditEvent, AdminAuditQuery
 from caracal.client.admin_token import AdminToken, AdminTokenInput, Capability
 from caracal.client.agent import AgentKind, AgentSession, EffectiveAuthority, Resumed, Suspended
 from caracal.client.application import (
@@ -64,6 +65,8 @@ __all__ = [
     "Activation",
     "ActivationStatus",
     "ActiveDelegationEdge",
+    "AdminAuditEvent",
+    "AdminAuditQuery",
     "AdminToken",
     "AdminTokenInput",
     "AgentKind",

@@ -150,6 +150,16 @@ async def test_bootstrap(database_url: str, redis_url: str) -> None:
     assert None not in (first["app_client_secret"], again["app_client_secret"])
 
 
+@needs("/v1/admin-audit")
+async def test_admin_audit(client: Checked) -> None:
+    zone = await zone_of(client)
+    kind = list[types.AdminAuditEvent]
+    found = await client("admin_audit.list", zone, action="POST /v1/zones", of=kind)
+    (made,) = found
+    assert await client("admin_audit.list", request_id=made["request_id"], of=kind) == found
+    assert await client("admin_audit.iter", zone, limit=1, of=kind) == found
+
+
 @needs("/v1/audit-retention")
 async def test_retention(client: Checked) -> None:
     kept = await client("audit.retention", of=types.AuditRetention)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from caracal.client import NULL, AdminClient, AsyncAdminClient, Page
 from caracal.client.method import Each, Method, Namespace
+from caracal.services.api.app import routes
 from tests.client.both import API, CONFIGURED, COORDINATOR, Client, Kind, Script, ok
 
 Z, W = "/v1/zones/z1", "/zones/z1"
@@ -173,6 +175,14 @@ TABLE: list[tuple[str, tuple[Any, ...], str, Any, Any]] = [
     ("admin_tokens.list", (), "GET /v1/admin-tokens", NO_BODY, [ONE]),
     ("admin_tokens.create", (GIVEN,), "POST /v1/admin-tokens", GIVEN, ONE),
     ("admin_tokens.revoke", ("i",), "DELETE /v1/admin-tokens/i", NO_BODY, None),
+    ("admin_audit.list", (), "GET /v1/admin-audit", NO_BODY, [ONE]),
+    (
+        "admin_audit.list",
+        ("z1", {"actor": "t", "status_code": 403}),
+        f"GET {Z}/admin-audit?actor=t&status_code=403",
+        NO_BODY,
+        [ONE],
+    ),
     ("agents.list", ("z1",), f"GET {W}/agents", NO_BODY, [ONE]),
     ("agents.get", ("z1", "i"), f"GET {W}/agents/i", NO_BODY, ONE),
     ("agents.children", ("z1", "i"), f"GET {W}/agents/i/children", NO_BODY, [ONE]),
@@ -239,6 +249,22 @@ def test_the_table_has_every_method() -> None:
         for more in ("list_page", "iter")
     }
     assert set(methods()) == listed | derived
+
+
+def test_every_route_has_a_method() -> None:
+    asked = [asked.partition("?")[0] for _, _, asked, _, _ in TABLE]
+    missing = [
+        f"{method.upper()} {path}: add it to caracal/client, and to TABLE here"
+        for path, operations in routes().openapi()["paths"].items()
+        for method in operations
+        if path.startswith("/v1/")
+        and not any(re.fullmatch(_pattern(f"{method.upper()} {path}"), one) for one in asked)
+    ]
+    assert missing == []
+
+
+def _pattern(route: str) -> str:
+    return re.sub(r"\\{\w+\\}", "[^/]+", re.escape(route))
 
 
 @pytest.mark.parametrize("name", sorted({name for name, *_ in TABLE if name.endswith(".list")}))
