@@ -106,14 +106,18 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client_wire, "MAX_ANSWER_BYTES", 10_000)
 
 
-@pytest.fixture(autouse=True)
-async def _no_thread_left() -> AsyncIterator[None]:
-    """Abandoned attempts end by themselves."""
-    yield
+async def no_request_runs() -> None:
+    """Wait until no attempt is running any more."""
     end = time.monotonic() + 5
     while any(thread.name == "caracal-client" for thread in threading.enumerate()):
         assert time.monotonic() < end, "a request is still running"
         await asyncio.sleep(0.01)
+
+
+@pytest.fixture(autouse=True)
+async def _no_thread_left() -> AsyncIterator[None]:
+    yield
+    await no_request_runs()
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
@@ -146,6 +150,15 @@ async def test_the_limit_is_each_attempts_own(kind: Kind) -> None:
         began = time.monotonic()
         assert await client.call("zones.list") == []
         assert time.monotonic() - began > 2 * 0.5 + 0.125 + 0.25
+        await client.close()
+
+
+async def test_an_abandoned_attempt_ends_with_its_read(kind: Kind) -> None:
+    async with faulty(SLOW_BODY) as server:
+        client = Client(kind, api_url=server.url, retries=0, timeout_ms=100)
+        with pytest.raises(AdminTransportError):
+            await client.call("zones.list")
+        await no_request_runs()  # although the server goes on
         await client.close()
 
 
