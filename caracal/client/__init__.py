@@ -2,7 +2,7 @@
 
 >>> from caracal.client import AdminClient
 >>> client = AdminClient(api_url="http://localhost:3000", admin_token="cat_...")
->>> client.zones.list()  # doctest: +SKIP
+>>> client.zones.list()
 """
 
 from __future__ import annotations

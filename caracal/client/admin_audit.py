@@ -44,8 +44,8 @@ class AdminAuditQuery(TypedDict, total=False):
 class AdminAudit(Namespace[D]):
     """What administrators did, read only.
 
-    >>> client.admin_audit.list(zone_id, entity_type="grants")  # doctest: +SKIP
-    >>> client.admin_audit.list(status_code=403)  # doctest: +SKIP
+    >>> client.admin_audit.list(zone_id, entity_type="grants")
+    >>> client.admin_audit.list(status_code=403)
     """
 
     @many

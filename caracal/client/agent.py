@@ -65,8 +65,8 @@ class EffectiveAuthority(TypedDict):
 class Agents(Namespace[D]):
     """Agent sessions, at the Coordinator.
 
-    >>> for agent in client.agents.iter(zone_id): ...  # doctest: +SKIP
-    >>> client.agents.suspend(zone_id, agent_id)  # doctest: +SKIP
+    >>> for agent in client.agents.iter(zone_id): ...
+    >>> client.agents.suspend(zone_id, agent_id)
     """
 
     @many

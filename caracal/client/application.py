@@ -65,8 +65,8 @@ class Applications(Editable[D, Application, ApplicationInput, ApplicationPatch])
 
     >>> app = client.applications.create(
     ...     zone_id, {"name": "crawler", "credential_type": "token"}
-    ... )  # doctest: +SKIP
-    >>> app["client_secret"]  # doctest: +SKIP
+    ... )
+    >>> app["client_secret"]
     """
 
     _plural = "applications"

@@ -74,8 +74,8 @@ class AuditRetention(TypedDict):
 class Audit(ZoneScoped[D]):
     """The audit trail of a zone, read only.
 
-    >>> client.audit.list(zone_id, decision="deny", limit=20)  # doctest: +SKIP
-    >>> client.audit.explain(zone_id, error.request_id)  # doctest: +SKIP
+    >>> client.audit.list(zone_id, decision="deny", limit=20)
+    >>> client.audit.explain(zone_id, error.request_id)
     """
 
     _plural = "audit"

@@ -100,7 +100,7 @@ class AdminClient(Plane[Sync]):
 
     >>> from caracal.client import AdminClient
     >>> client = AdminClient(api_url="http://localhost:3000", admin_token="cat_...")
-    >>> client.zones.list()  # doctest: +SKIP
+    >>> client.zones.list()
 
     It may be shared by threads. Used as a context manager it closes itself.
 
@@ -167,7 +167,7 @@ class AdminClient(Plane[Sync]):
 class AsyncAdminClient(Plane[Async]):
     """``AdminClient`` with coroutines: the same namespaces, methods and arguments.
 
-    >>> async with AsyncAdminClient(api_url=url, admin_token=token) as client:  # doctest: +SKIP
+    >>> async with AsyncAdminClient(api_url=url, admin_token=token) as client:
     ...     await client.zones.list()
     ...     async for session in client.sessions.iter(zone_id): ...
     """

@@ -64,8 +64,8 @@ class DelegationImpact(TypedDict):
 class Delegations(Namespace[D]):
     """Delegation edges, at the Coordinator.
 
-    >>> client.delegations.impact(zone_id, edge_id)["affected_agents"]  # doctest: +SKIP
-    >>> client.delegations.revoke(zone_id, edge_id)  # doctest: +SKIP
+    >>> client.delegations.impact(zone_id, edge_id)["affected_agents"]
+    >>> client.delegations.revoke(zone_id, edge_id)
     """
 
     @many

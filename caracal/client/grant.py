@@ -53,8 +53,8 @@ class Grants(ZoneScoped[D]):
     >>> client.grants.create(
     ...     zone_id,
     ...     {"application_id": app["id"], "resource_id": res["id"], "scopes": ["read"]},
-    ... )  # doctest: +SKIP
-    >>> client.grants.list(zone_id, status="active", application_id=app["id"])  # doctest: +SKIP
+    ... )
+    >>> client.grants.list(zone_id, status="active", application_id=app["id"])
     """
 
     _plural = "grants"

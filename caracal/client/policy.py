@@ -70,8 +70,8 @@ class PolicyValidation(TypedDict):
 class Policies(Archivable[D, Policy, PolicyWithVersions]):
     """Policies: immutable; new Rego is a new version.
 
-    >>> policy = client.policies.create(zone_id, {"name": "p", "content": rego})  # doctest: +SKIP
-    >>> client.policies.add_version(zone_id, policy["id"], better_rego)  # doctest: +SKIP
+    >>> policy = client.policies.create(zone_id, {"name": "p", "content": rego})
+    >>> client.policies.add_version(zone_id, policy["id"], better_rego)
     """
 
     _plural = "policies"

@@ -124,8 +124,8 @@ class PolicySets(Archivable[D, PolicySet, PolicySet]):
 
     >>> version = client.policy_sets.add_version(
     ...     zone_id, set_id, [{"policy_version_id": policy["version"]["id"]}]
-    ... )  # doctest: +SKIP
-    >>> client.policy_sets.activate(zone_id, set_id, version["id"])  # doctest: +SKIP
+    ... )
+    >>> client.policy_sets.activate(zone_id, set_id, version["id"])
     """
 
     _plural = "policy-sets"

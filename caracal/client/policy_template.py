@@ -20,7 +20,7 @@ class PolicyTemplate(TypedDict):
 class PolicyTemplates(Namespace[D]):
     """Policy templates of the product.
 
-    >>> client.policy_templates.get("role-based")["content"]  # doctest: +SKIP
+    >>> client.policy_templates.get("role-based")["content"]
     """
 
     @many

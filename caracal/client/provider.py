@@ -66,7 +66,7 @@ class Providers(Editable[D, Provider, ProviderInput, ProviderPatch]):
     >>> client.providers.create(
     ...     zone_id,
     ...     {"identifier": "provider://mail", "kind": "apikey", "secret_config": {"key": "..."}},
-    ... )  # doctest: +SKIP
+    ... )
     """
 
     _plural = "providers"

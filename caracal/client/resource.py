@@ -64,8 +64,8 @@ class Resources(Editable[D, Resource, ResourceInput, ResourcePatch]):
 
     >>> api = client.resources.create(
     ...     zone_id, {"identifier": "resource://files", "scopes": ["read"]}
-    ... )  # doctest: +SKIP
-    >>> client.resources.patch(zone_id, api["id"], {"upstream_url": NULL})  # doctest: +SKIP
+    ... )
+    >>> client.resources.patch(zone_id, api["id"], {"upstream_url": NULL})
     """
 
     _plural = "resources"

@@ -37,7 +37,7 @@ class SessionQuery(TypedDict, total=False):
 class Sessions(ZoneScoped[D]):
     """Sessions, read only: they end with their grant, application or zone.
 
-    >>> client.sessions.list(zone_id, status="active", limit=10)  # doctest: +SKIP
+    >>> client.sessions.list(zone_id, status="active", limit=10)
     """
 
     _plural = "sessions"

@@ -32,7 +32,7 @@ class SatisfiedChallenge(TypedDict):
 class StepUpChallenges(Readable[D, StepUpChallenge, StepUpChallenge]):
     """Step-up challenges: what a person approves before a token is issued.
 
-    >>> client.step_up_challenges.satisfy(zone_id, challenge_id, "ada")  # doctest: +SKIP
+    >>> client.step_up_challenges.satisfy(zone_id, challenge_id, "ada")
     """
 
     _plural = "step-up-challenges"

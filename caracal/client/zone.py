@@ -63,8 +63,8 @@ class RotatedSigningKey(TypedDict):
 class Zones(Namespace[D]):
     """Zones; a global token is needed for ``list`` and ``create``.
 
-    >>> zone = client.zones.create({"name": "Research"})  # doctest: +SKIP
-    >>> client.zones.patch(zone["id"], {"dcr_enabled": True})  # doctest: +SKIP
+    >>> zone = client.zones.create({"name": "Research"})
+    >>> client.zones.patch(zone["id"], {"dcr_enabled": True})
     """
 
     @many

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import copy
+import doctest
 import importlib
 import pickle
 import pkgutil
@@ -31,6 +33,7 @@ from caracal.client import (
     types,
 )
 from caracal.client.call import api
+from caracal.client.sync import Sync
 from tests.client.both import CONFIGURED, Client, Kind, Script, ok, refused
 
 ROOT = Path(__file__).parents[2]
@@ -133,6 +136,16 @@ def test_every_type_is_exported() -> None:
     for name in declared:
         get_type_hints(getattr(types, name))
         assert getattr(types, name).__doc__
+
+
+def test_every_namespace_shows_an_example() -> None:
+    spaces = [type(thing) for thing in vars(AdminClient(**CONFIGURED)).values()]
+    for which in (AdminClient, AsyncAdminClient, *spaces):
+        if which is not Sync:
+            examples = doctest.DocTestParser().get_examples(which.__doc__ or "")
+            assert examples, f"{which.__name__} shows no example"
+            for example in examples:
+                compile(example.source, which.__name__, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 
 @pytest.mark.parametrize("which", [AdminClient, AsyncAdminClient])
