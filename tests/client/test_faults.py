@@ -179,7 +179,7 @@ async def cancelled(client: Client, calling: asyncio.Task[Any]) -> None:
 @pytest.mark.parametrize("behaviour", [silent, SLOW_HEAD, SLOW_BODY])
 async def test_cancelled_during_a_request(kind: Kind, behaviour: Behaviour) -> None:
     async with faulty(behaviour) as server:
-        client = Client(kind, api_url=server.url, timeout_ms=4_000)
+        client = Client(kind, api_url=server.url, timeout_ms=4_000, retries=0)
         calling = asyncio.create_task(client.call("zones.list"))
         await asyncio.wait_for(server.asked.wait(), 10)
         await cancelled(client, calling)
