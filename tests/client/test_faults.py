@@ -34,8 +34,8 @@ BROKEN_CHUNK = raw(HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\n[\r\n")
 BAD_GZIP = answer("200 OK", b"no gzip", "Content-Encoding: gzip")
 SLOW_BODY = dripping(HEAD + b"Content-Length: 100000\r\n\r\n", b" ")
 SLOW_HEAD = dripping(b"HTTP/1.1 200 OK\r\nX-Slow: ", b"x")
-HUGE = answer("200 OK", b"[" + b" " * 20_000 + b"]")
-BOMB = answer("200 OK", gzip.compress(b" " * 20_000), "Content-Encoding: gzip")
+HUGE = answer("200 OK", b"[]" + b" " * 20_000)
+BOMB = answer("200 OK", gzip.compress(b"[]" + b" " * 20_000), "Content-Encoding: gzip")
 
 
 @dataclass(frozen=True)
