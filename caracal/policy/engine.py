@@ -103,7 +103,7 @@ class PolicyEngines:
         engine = self._engine(bundle)
         try:
             engine.set_input_json(_encoded(policy_input))
-            return _decision(engine.eval_rule_as_json(QUERY))
+            return decision_of(engine.eval_rule_as_json(QUERY))
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # noqa: BLE001 - a panic of the engine is no Exception
@@ -174,8 +174,8 @@ def _encoded(policy_input: Mapping[str, Any]) -> str:
     return data.decode()
 
 
-def _decision(text: str) -> Decision:
-    """Reads the result. Raises ValueError where it cannot be one.
+def decision_of(text: str) -> Decision:
+    """Reads the engine's result. Raises ValueError where it cannot be one.
 
     The engine indents, so the limit of size is one of depth too, below what an audit entry holds.
     """

@@ -1,8 +1,13 @@
-"""The part of the upload check that lets the engine see the policy: a process that may die.
+"""The part that lets the engine see a policy nobody vouches for: a process that may die.
 
-Reads ``[[name, content], …]`` as JSON from standard input; the last line it writes is
-``{"refusal": …}``, null or reason and sentence. Started by ``check.py`` in isolated mode with
-nothing of the parent's environment.
+Reads its work as one JSON object from standard input; the last line it writes is the answer.
+Started by ``process.py`` in isolated mode with nothing of the parent's environment.
+
+==================================================  =============================================
+``{"check": [[name, content], …]}``                 ``{"refusal": …, "advice": […]}``; a refusal
+                                                    is null, or reason and sentence
+``{"evaluate": {"modules": …, "input": …}}``        ``{"decision": …}``, or ``{"failed": "why"}``
+==================================================  =============================================
 """
 
 from __future__ import annotations
@@ -14,11 +19,14 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import regorus
 
 from caracal.errors import Unprocessable
+from caracal.policy.advice import advice
+from caracal.policy.engine import QUERY, Bundle, PolicyCompileError, PolicyEngines, deny
 from caracal.policy.module import Module
 from caracal.policy.reasons import invalid
 from caracal.policy.rules import inspect
@@ -27,8 +35,6 @@ from caracal.policy.samples import SAMPLES
 MAX_MEMORY = 1 << 30
 MAX_CPU_SECONDS = 2
 MAX_SAMPLE_SECONDS = 0.5
-QUERY = "data.caracal.authz.result"
-
 _TAB = 4
 
 _PLACE = re.compile(r"--> (\d+):(\d+):(\d+)$", re.MULTILINE)
@@ -38,13 +44,19 @@ _MODULE = re.compile(r"\bat \d+:(?=\d+:\d+)")
 
 def main() -> None:
     """Entry of the process."""
-    modules = json.load(sys.stdin)
+    work = json.load(sys.stdin)
+    answer = _checked(work["check"]) if "check" in work else _evaluated(**work["evaluate"])
+    sys.stdout.write(json.dumps(answer))
+
+
+def _checked(modules: Sequence[tuple[str, str]]) -> dict[str, Any]:
     _limit(MAX_CPU_SECONDS + len(modules) // 64)
+    found: list[str] = []
     refusal = None
     try:
-        _check(modules)
-    except Unprocessable as found:
-        refusal = found
+        found = _check(modules)
+    except Unprocessable as refused:
+        refusal = refused
     except RecursionError:
         refusal = invalid("nesting_too_deep")
     except BaseException as error:
@@ -52,7 +64,22 @@ def main() -> None:
             raise
         refusal = invalid("evaluation_timeout")
     told = None if refusal is None else [refusal.extras["detail"], refusal.description]
-    sys.stdout.write(json.dumps({"refusal": told}))
+    return {"refusal": told, "advice": found}
+
+
+def _evaluated(modules: Sequence[tuple[str, str]], input: Any) -> dict[str, Any]:  # noqa: A002
+    _limit(MAX_CPU_SECONDS + len(modules) // 64)
+    engines = PolicyEngines(0)
+    bundle = Bundle("", tuple((name, content) for name, content in modules))
+    try:
+        engines.load(bundle)
+    except PolicyCompileError as error:
+        return {"failed": error.description}
+    started = time.process_time()
+    decision = engines.evaluate(bundle, input)
+    if time.process_time() - started > MAX_SAMPLE_SECONDS:
+        decision = deny("evaluation_timeout", status="error")
+    return {"decision": asdict(decision)}
 
 
 def _is_exhaustion(error: BaseException) -> bool:
@@ -67,24 +94,31 @@ def _limit(cpu_seconds: int) -> None:
     signal.signal(signal.SIGXCPU, signal.SIG_DFL)
 
 
-def _check(modules: Sequence[tuple[str, str]]) -> None:
+def _check(modules: Sequence[tuple[str, str]]) -> list[str]:
+    """Raises Unprocessable unless the modules may be stored together; returns advice on them."""
     engine = regorus.Engine()
     contents = [content for _, content in modules]
     for index, content in enumerate(contents):
         _run(contents, engine.add_policy, str(index), content)
-    inspect([Module(ast) for ast in json.loads(engine.get_ast_as_json())])
-    for sample in SAMPLES:
-        engine.set_input_json(json.dumps(sample))
-        started = time.process_time()
-        _run(contents, engine.eval_rule_as_json, QUERY)
-        if time.process_time() - started > MAX_SAMPLE_SECONDS:
-            raise invalid("evaluation_timeout")
+    parsed = [Module(ast) for ast in json.loads(engine.get_ast_as_json())]
+    inspect(parsed)
+    results = [_tried(engine, contents, sample) for sample in SAMPLES]
+    return [line for module in parsed for line in advice(module, results)]
 
 
-def _run(contents: Sequence[str], call: Any, *arguments: str) -> None:
+def _tried(engine: Any, contents: Sequence[str], sample: Any) -> str:
+    engine.set_input_json(json.dumps(sample))
+    started = time.process_time()
+    result = _run(contents, engine.eval_rule_as_json, QUERY)
+    if time.process_time() - started > MAX_SAMPLE_SECONDS:
+        raise invalid("evaluation_timeout")
+    return str(result)
+
+
+def _run(contents: Sequence[str], call: Any, *arguments: str) -> Any:
     """Calls the engine; its complaint becomes the reason ``syntax_error:<line>:<column>``."""
     try:
-        call(*arguments)
+        return call(*arguments)
     except RuntimeError as error:
         raise _complaint(contents, str(error)) from None
 

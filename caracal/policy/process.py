@@ -1,0 +1,96 @@
+"""A process of its own for what the engine must not do in ours.
+
+The engine can be interrupted in no other way than by ending its process, and it takes what
+memory it wants. So this one has limits of both, and is killed at its time limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from signal import Signals
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from caracal.errors import InternalError
+
+_PARALLEL = 2
+_ROOT = str(Path(__file__).parents[2])
+_START = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from caracal.policy.sandbox import main; main()"
+)
+_ENVIRONMENT = {
+    "LC_ALL": "C.UTF-8",
+    "RUST_BACKTRACE": "0",
+    "RUST_LIB_BACKTRACE": "0",
+    "MIMALLOC_ARENA_RESERVE": "65536",  # KiB; else the engine reserves all the process may have
+}
+
+_slots: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+
+
+class Exhausted(Exception):
+    """The process took too much: time or memory, or its stack when ``deep``."""
+
+    def __init__(self, *, deep: bool = False) -> None:
+        super().__init__("the process took too much")
+        self.deep = deep
+
+
+async def run(work: Mapping[str, Any], *, timeout: float) -> dict[str, Any]:
+    """Return what ``sandbox.py`` answers to ``work``.
+
+    ``timeout`` in seconds counts from when the work gets one of the two places.
+
+    Raises:
+        Exhausted: it was killed, by us or by a limit.
+    """
+    async with _slot():
+        return await _run(json.dumps(work).encode(), timeout)
+
+
+def _slot() -> asyncio.Semaphore:
+    return _slots.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(_PARALLEL))
+
+
+async def _run(work: bytes, timeout: float) -> dict[str, Any]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-I", "-c", _START, _ROOT),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        env=_environment(),
+    )
+    try:
+        output, _ = await asyncio.wait_for(process.communicate(work), timeout)
+    except TimeoutError:
+        raise Exhausted from None
+    finally:
+        await _end(process)
+    return _answer(output, process.returncode)
+
+
+def _environment() -> dict[str, str]:
+    """Nothing of ours but where to find shared libraries: secrets stand in the environment."""
+    path = os.environ.get("LD_LIBRARY_PATH")
+    return _ENVIRONMENT | ({"LD_LIBRARY_PATH": path} if path else {})
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.kill()
+    await process.wait()
+
+
+def _answer(output: bytes, code: int | None) -> dict[str, Any]:
+    """What the process said, or what its death says."""
+    if code == 0:
+        return dict(json.loads(output.splitlines()[-1]))
+    if code is not None and code < 0:
+        raise Exhausted(deep=-code == Signals.SIGSEGV)
+    raise InternalError("the process that runs policies failed")

@@ -1,0 +1,40 @@
+"""Decisions to try out, away from the processes that serve (control-plane.md section 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from caracal.policy.engine import Decision, PolicyCompileError, deny
+from caracal.policy.process import Exhausted, run
+
+TIMEOUT = 10.0
+"""Seconds on the clock; the evaluation itself may use 0.5 of a processor."""
+
+
+async def evaluate(
+    modules: Sequence[tuple[str, str]],
+    policy_input: Mapping[str, Any],
+    *,
+    timeout: float = TIMEOUT,
+) -> Decision:
+    """Return what the policies say together, decided in a process that is killed at its limits.
+
+    As at an exchange: what goes wrong denies, with status ``error``.
+
+    Args:
+        modules: names and texts, in evaluation order; the texts passed ``check_manifest``.
+        policy_input: JSON (sts.md section 14).
+        timeout: in seconds.
+
+    Raises:
+        PolicyCompileError: the policies cannot be used together.
+    """
+    work = {"evaluate": {"modules": list(modules), "input": policy_input}}
+    try:
+        told = await run(work, timeout=timeout)
+    except Exhausted:
+        return deny("evaluation_timeout", status="error")
+    if (why := told.get("failed")) is not None:
+        raise PolicyCompileError(why)
+    return Decision(**told["decision"])
