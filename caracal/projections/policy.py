@@ -87,6 +87,18 @@ async def live_versions(db: Db, zone_id: str, ids: Sequence[str]) -> list[dict[s
     return await select(db, statement, [list(ids), zone_id])
 
 
+async def zone_versions(db: Db, zone_id: str, ids: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the versions of the zone's policies in this order, each with its policy's ``name``
+    and whether that is ``archived``."""
+    statement = (
+        "SELECT v.*, p.name, p.ended_at IS NOT NULL AS archived"
+        " FROM unnest(%s::text[]) WITH ORDINALITY AS wanted (id, place)"
+        " JOIN policy_versions v ON v.id = wanted.id JOIN policies p ON p.id = v.policy_id"
+        " WHERE p.zone_id = %s AND NOT p.stub ORDER BY wanted.place"
+    )
+    return await select(db, statement, [list(ids), zone_id])
+
+
 async def policies_of(db: Db, version_ids: Sequence[str]) -> list[str]:
     """Return the ids of the policies that have these versions, each once, in their order."""
     statement = (

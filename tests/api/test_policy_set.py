@@ -178,6 +178,8 @@ async def test_activation_takes_the_place_of_another_set(api: Plane) -> None:
             "version_id": first_version,
             "shadow_version_id": None,
             "position": position,
+            "status_url": f"/v1{sets(zone, first, 'activation-status')}"
+            f"?version_id={first_version}&position={position}",
         },
     )
     assert await active_sets(api, zone) == {first: (first_version, None)}

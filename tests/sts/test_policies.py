@@ -13,7 +13,7 @@ DENY_ALL = """package caracal.authz
 import rego.v1
 default result := {"decision": "deny", "evaluation_status": "complete"}
 """
-NO_RESULT = "package caracal.authz\nimport rego.v1\nother := 1\n"
+NO_RESULT = "package caracal.authz\nimport rego.v1\nresult := 1 if input.never\n"
 BROKEN = "package caracal.authz\nresult := {"
 
 
@@ -48,8 +48,7 @@ async def test_a_bundle_that_does_not_compile_leaves_the_old_one_in_force(world:
 
 
 async def test_with_nothing_but_a_broken_bundle_all_is_denied(world: World) -> None:
-    tenant = await new_tenant(world.log)
-    await tenant.activate(BROKEN)
+    tenant = await new_tenant(world.log, BROKEN)
     answer, event = await ask(world, tenant)
     assert answer.status_code == 403
     assert event["diagnostics_json"] == [{"reason": "policy_compile_failed"}]

@@ -217,8 +217,8 @@ class Tenant:
         return {name: value for name, value in given.items() if value is not None}
 
 
-async def new_tenant(log: Log) -> Tenant:
-    """Make a zone in which one application may exchange."""
+async def new_tenant(log: Log, policy: str = POLICY) -> Tenant:
+    """Make a zone in which one application may exchange, as far as ``policy`` lets it."""
     zone = new_zone()
     kid, secret = new_id(), secrets.token_urlsafe(24)
     key = SigningKey.generate(kid)
@@ -244,7 +244,7 @@ async def new_tenant(log: Log) -> Tenant:
     await log.save(zone)
     await log.save(key_fact, application, resource, policy_set)
     tenant = Tenant(log, zone, key, key_fact, application, secret, resource, policy_set)
-    await tenant.activate(POLICY)
+    await tenant.activate(policy)
     return tenant
 
 

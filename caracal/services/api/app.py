@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from caracal import __version__
 from caracal.events.store.appender import Appender
 from caracal.events.store.log import Log
+from caracal.events.store.redis import connect
 from caracal.events.store.vault import Vault
 from caracal.projections.tail import Tail
 from caracal.projections.waiter import Waiter
@@ -19,7 +20,10 @@ from caracal.services.api import (
     challenge,
     grant,
     policy,
+    policy_activation,
     policy_set,
+    policy_simulation,
+    policy_validation,
     provider,
     refusals,
     resource,
@@ -46,7 +50,10 @@ ROUTERS = (
     provider.router,
     resource.router,
     policy.router,
+    policy_validation.router,
     policy_set.router,
+    policy_simulation.router,
+    policy_activation.router,
     grant.router,
     session.router,
     challenge.router,
@@ -119,6 +126,8 @@ async def _start(settings: Settings, view: ApiView, stack: AsyncExitStack) -> Ap
         redis_url=settings.redis_url,
         rings=rings(settings),
     )
+    redis = connect(settings.redis_url, timeout=1.0)
+    stack.push_async_callback(redis.aclose)
     await view.tail.start()
     stack.push_async_callback(view.tail.stop)
     return Api(
@@ -129,4 +138,5 @@ async def _start(settings: Settings, view: ApiView, stack: AsyncExitStack) -> Ap
         hashing=hashing,
         waiter=waiter,
         view=view,
+        redis=redis,
     )

@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends, Request, Response
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from redis.asyncio import Redis
 
 from caracal.errors import CaracalError, Unavailable
 from caracal.events.base import Aggregate, acting
@@ -37,6 +38,7 @@ class Api:
     hashing: Hashing
     waiter: Waiter
     view: ApiView
+    redis: Redis
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Literal
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
@@ -41,7 +42,8 @@ from caracal.services.api.policy_contract import (
 
 router = APIRouter(prefix="/v1/zones/{zone_id}/policy-sets", tags=["policy sets"])
 
-_BROKEN, _SHADOW_BROKEN = "invalid_policy_contract", "invalid_shadow_policy_contract"
+BROKEN, _SHADOW_BROKEN = "invalid_policy_contract", "invalid_shadow_policy_contract"
+"""Code of a broken contract of a version to activate, and of the one in its shadow."""
 
 
 class PolicySetInput(Body):
@@ -93,6 +95,7 @@ class Activation(BaseModel):
     shadow_version_id: str | None
     position: int | None
     """In the log; null when this very activation was in force already."""
+    status_url: str
 
 
 @router.get("")
@@ -141,7 +144,7 @@ async def add_version(
     """Add the next version: a manifest of policies that hold the contract, in this order."""
     missing = policy_set_not_found(policy_set_id)
     check_schema_version(body.schema_version)
-    await _find(call, zone_id, policy_set_id, missing)
+    await find_set(call, zone_id, policy_set_id, missing)
     manifest = [item.policy_version_id for item in body.manifest]
     policies = await _check_manifest(call, zone_id, manifest)
     version_id, schema_version = new_id(), body.schema_version
@@ -178,12 +181,12 @@ async def activate(
     zone_id: ZoneId, policy_set_id: PathId, body: ActivationInput, call: CallDep
 ) -> Activation:
     """Make this the zone's only active set; without a shadow version, clear the shadow."""
-    missing = NotFound("policy_set_binding_not_found", f"there is no policy set {policy_set_id!r}")
-    chosen = await _find(call, zone_id, policy_set_id, missing)
-    policies = await _check_versions(call, zone_id, _chosen_versions(chosen, body))
+    missing = binding_not_found(policy_set_id)
+    chosen = await find_set(call, zone_id, policy_set_id, missing)
+    policies = await check_versions(call, zone_id, _chosen_versions(chosen, body))
 
     async def command() -> Saved:
-        found = await _find(call, zone_id, policy_set_id, missing)
+        found = await find_set(call, zone_id, policy_set_id, missing)
         holder = await call.api.log.owner(active_key(zone_id))
         other = None if holder in (None, policy_set_id) else str(holder)
         replacing = await call.api.log.find(PolicySet, other) if other else None
@@ -195,10 +198,31 @@ async def activate(
         return await call.api.log.save(*things)
 
     saved = await call.commit(command, zone_id)
-    return Activation(**body.model_dump(), position=saved.position)
+    return Activation(
+        **body.model_dump(),
+        position=saved.position,
+        status_url=_status_url(zone_id, policy_set_id, body.version_id, saved.position),
+    )
 
 
-async def _find(call: Call, zone_id: str, set_id: str, missing: CaracalError) -> PolicySet:
+def _status_url(zone_id: str, policy_set_id: str, version_id: str, position: int | None) -> str:
+    """Return where to ask for the status of an activation, a path of this API."""
+    query = {"version_id": version_id} | ({} if position is None else {"position": position})
+    path = f"/v1/zones/{zone_id}/policy-sets/{policy_set_id}/activation-status"
+    return f"{path}?{urlencode(query)}"
+
+
+def binding_not_found(policy_set_id: str) -> NotFound:
+    """Return the refusal of activation, simulation and status where there is no such set."""
+    return NotFound("policy_set_binding_not_found", f"there is no policy set {policy_set_id!r}")
+
+
+async def find_set(call: Call, zone_id: str, set_id: str, missing: CaracalError) -> PolicySet:
+    """Load a set of the zone from the log.
+
+    Raises:
+        CaracalError: ``missing``, there is none or it is archived.
+    """
     found = await call.find(PolicySet, set_id, zone_id)
     if found is None or found.archived:
         raise missing
@@ -210,29 +234,34 @@ async def _check_manifest(call: Call, zone_id: str, manifest: Sequence[str]) -> 
     seen: set[str] = set()
     for version_id in manifest:
         if version_id in seen:
-            raise broken(_BROKEN, f"duplicate_policy_version:{version_id}")
+            raise broken(BROKEN, f"duplicate_policy_version:{version_id}")
         seen.add(version_id)
     rows = await find_versions(call, zone_id, manifest)
     for version_id in manifest:
         if version_id not in rows:
-            raise broken(_BROKEN, f"policy_version_missing:{version_id}")
+            raise broken(BROKEN, f"policy_version_missing:{version_id}")
     contents = [rows[version_id]["content"] for version_id in manifest]
-    await check_contract(call, zone_id, contents, _BROKEN)
+    await check_contract(call, zone_id, contents, BROKEN)
     return {row["policy_id"] for row in rows.values()}
 
 
 def _chosen_versions(chosen: PolicySet, body: ActivationInput) -> dict[str, PolicySetVersion]:
     """Return the versions to activate, by the code of a broken contract."""
-    versions = {_BROKEN: chosen.version_of(body.version_id, "version_not_found")}
+    versions = {BROKEN: chosen.version_of(body.version_id, "version_not_found")}
     if (shadow_id := body.shadow_version_id) is not None:
         versions[_SHADOW_BROKEN] = chosen.version_of(shadow_id, "shadow_version_not_found")
     return versions
 
 
-async def _check_versions(
+async def check_versions(
     call: Call, zone_id: str, versions: dict[str, PolicySetVersion]
 ) -> set[str]:
-    """Check stored manifests again; return the ids of their policies."""
+    """Check stored manifests again; return the ids of their policies.
+
+    Raises:
+        Conflict: 409 ``referenced_policy_version_missing``, a policy was archived since.
+        Unprocessable: 422 with the code in ``versions``, the reason in ``detail``.
+    """
     ids = {item for version in versions.values() for item in version.manifest}
     rows = await find_versions(call, zone_id, ids)
     if gone := sorted(ids - rows.keys()):

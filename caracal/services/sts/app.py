@@ -27,6 +27,7 @@ from caracal.services.sts.client_secrets import ClientSecrets
 from caracal.services.sts.failure_limit import FailureLimit
 from caracal.services.sts.jwks import Jwks
 from caracal.services.sts.policies import Policies
+from caracal.services.sts.policy_reports import PolicyReports
 from caracal.services.sts.recorder import Recorder
 from caracal.services.sts.redis_line import RedisLine
 from caracal.services.sts.routes import Route, Routes
@@ -65,6 +66,9 @@ async def _start(
     policies = Policies(view, PolicyEngines(settings.policy_engine_max_bytes))
     keys = SigningKeys(database, Vault(settings.zone_kek))
     tail = await _follow(settings, view, [policies.applied, keys.applied], stack)
+    reports = PolicyReports(redis, policies, tail)
+    reports.start()
+    stack.push_async_callback(reports.stop)
     exchange = TokenExchange(
         rules=_rules(settings),
         view=view,

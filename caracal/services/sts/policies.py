@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from caracal.errors import Unavailable
 from caracal.events.base import Fact
 from caracal.policy.engine import Bundle, Decision, PolicyCompileError, PolicyEngines, deny
 from caracal.projections.memory import Row
+from caracal.services.policy_report import Loaded
 from caracal.services.sts.view import StsView
 
 logger = logging.getLogger(__name__)
@@ -44,13 +45,19 @@ class Counters:
 
 
 class Policies:
-    """Keeps each zone's bundle; the old one serves until the new one is compiled."""
+    """Keeps each zone's bundle; the old one serves until the new one is compiled.
+
+    Attributes:
+        swapped: called with a zone, and the position of the fact that may have changed what is
+            loaded for it (0: no fact has).
+    """
 
     def __init__(self, view: StsView, engines: PolicyEngines) -> None:
         self._view, self._engines = view, engines
         self._zones: dict[str, InForce | None] = {}
-        self._failed: set[str] = set()
+        self._failed: dict[str, str] = {}
         self._snapshots = -1
+        self.swapped: Callable[[str, int], None] = lambda zone_id, position: None
         self.counters = Counters()
 
     def applied(self, fact: Fact) -> None:
@@ -60,8 +67,12 @@ class Policies:
         concerns = fact.name.startswith("policy_set.") or (
             fact.name.startswith("policy.") and zone_id in self._failed
         )
-        if zone_id in self._zones and concerns:
-            self._refresh(zone_id)
+        if zone_id is None or not concerns:
+            return
+        if fact.name == "policy_set.activated":
+            self._zones.setdefault(zone_id, None)  # so its first exchange finds it compiled
+        if zone_id in self._zones:
+            self._refresh(zone_id, fact.position)
 
     def evaluate(self, zone_id: str, policy_input: Mapping[str, Any]) -> Ruling:
         """Decide on one input.
@@ -89,6 +100,16 @@ class Policies:
         self.counters.eval_duration_ns += time.perf_counter_ns() - started
         return Ruling(decision, current)
 
+    def loaded(self) -> dict[str, Loaded]:
+        """Return what is loaded for each zone that was met."""
+        return {zone_id: self.loaded_for(zone_id) for zone_id in self._zones}
+
+    def loaded_for(self, zone_id: str) -> Loaded:
+        """Return what is loaded for a zone."""
+        current = self._zones.get(zone_id)
+        version_id = None if current is None else current.policy_set_version_id
+        return Loaded(version_id, self._failed.get(zone_id))
+
     @property
     def max_age(self) -> float:
         """Return the seconds since the oldest bundle in force was loaded."""
@@ -96,18 +117,26 @@ class Policies:
         loaded = [zone.loaded_at for zone in self._zones.values() if zone is not None]
         return max((now - at for at in loaded), default=0.0)
 
-    def _in_force(self, zone_id: str) -> InForce | None:
+    def catch_up(self) -> None:
+        """Look at every zone again when the view was taken anew: no fact told of the change."""
         if self._snapshots != self._view.following.snapshots:
             self._snapshots = self._view.following.snapshots
             for known in self._zones:
                 self._refresh(known)
+
+    def _in_force(self, zone_id: str) -> InForce | None:
+        self.catch_up()
         if zone_id not in self._zones:
             self._zones[zone_id] = None
             self._refresh(zone_id)
         return self._zones[zone_id]
 
-    def _refresh(self, zone_id: str) -> None:
-        self._failed.discard(zone_id)
+    def _refresh(self, zone_id: str, position: int = 0) -> None:
+        self._load(zone_id)
+        self.swapped(zone_id, position)
+
+    def _load(self, zone_id: str) -> None:
+        self._failed.pop(zone_id, None)
         current, active = self._zones[zone_id], self._active(zone_id)
         if active is None:
             self._zones[zone_id] = None
@@ -120,7 +149,7 @@ class Policies:
             self._zones[zone_id] = self._compiled(active)
         except PolicyCompileError as error:
             self.counters.compile_errors += 1
-            self._failed.add(zone_id)
+            self._failed[zone_id] = active["active_version_id"]
             logger.error("policies of zone %s do not compile: %s", zone_id, error)
         self.counters.compile_duration_ns += time.perf_counter_ns() - started
 
