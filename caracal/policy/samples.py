@@ -17,8 +17,12 @@ _CLAIMS = {
     "sid": _SESSION,
     "zone_id": _ZONE,
     "client_id": _APPLICATION,
+    "root_sid": _SESSION,
+    "use": "ambient",
+    "sub_type": "user",
+    "iat": 1764100800,
+    "exp": 1764101700,
     "scope": "read write",
-    "roles": ["reader"],
 }
 
 _EDGE_INPUT = {
@@ -42,7 +46,7 @@ def _sample(**context: Any) -> dict[str, Any]:
             "type": "Application",
             "id": _APPLICATION,
             "zone_id": _ZONE,
-            "credential_type": "client_secret",
+            "credential_type": "token",
             "agent_session_id": context.get("agent_session_id"),
         },
         "resource": {
