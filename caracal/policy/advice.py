@@ -51,17 +51,22 @@ def _on_objects(module: Module) -> Iterator[str]:
     for rule in module.rules:
         for tag, body in rule.nodes:
             if tag == "Object":
-                yield from (f"{word}:{module.at(body['span'])}" for word in _on_object(body))
+                yield from (f"{word}:{module.at(span)}" for word, span in _on_object(body))
 
 
-def _on_object(body: Node) -> Iterator[str]:
-    members = {_text(key): value for _, key, value in body["fields"]}
-    if "decision" in members and "evaluation_status" not in members:
-        yield "result_without_evaluation_status"
-    if "decision" in members and _is_other(members["decision"], {_ALLOW, _DENY}):
-        yield "decision_neither_allow_nor_deny"
-    if "step_up_required" in members and _is_other(members["step_up_required"], STEP_UP_TYPES):
-        yield "step_up_without_type"
+def _on_object(body: Node) -> Iterator[tuple[str, Node]]:
+    """Warnings, each with the place of the member: an object's own is not told right."""
+    members = {_text(key): (kind(key)[1]["span"], value) for _, key, value in body["fields"]}
+    if "decision" in members:
+        span, value = members["decision"]
+        if "evaluation_status" not in members:
+            yield "result_without_evaluation_status", span
+        if _is_other(value, {_ALLOW, _DENY}):
+            yield "decision_neither_allow_nor_deny", span
+    if "step_up_required" in members:
+        span, value = members["step_up_required"]
+        if _is_other(value, STEP_UP_TYPES):
+            yield "step_up_without_type", span
 
 
 def _is_other(value: Node, known: set[str] | frozenset[str]) -> bool:

@@ -33,12 +33,13 @@ SCOPED = f'result := {ALLOW} if "read" in input.context.requested_scopes\n'
         ),
         (
             DEFAULT + SCOPED + 'other := {"decision": "Allow"} if input.x',
-            ["result_without_evaluation_status:5:10", "decision_neither_allow_nor_deny:5:10"],
+            ["result_without_evaluation_status:5:12", "decision_neither_allow_nor_deny:5:12"],
         ),
         (
             DEFAULT + SCOPED + 'other := {"step_up_required": true} if input.x',
-            ["step_up_without_type:5:10"],
+            ["step_up_without_type:5:12"],
         ),
+        (DEFAULT + SCOPED + 'other := {input.k: 1, {"a": 2}.a: 1}', []),
         (DEFAULT + SCOPED + 'other := {"step_up_required": "mfa"} if input.x', []),
         (DEFAULT + SCOPED + 'other := {"step_up_required": input.kind} if input.x', []),
         (  # however it comes to the scopes
