@@ -16,7 +16,7 @@ from caracal.policy.text import sanity
 __all__ = ["MANIFEST_TIMEOUT", "TIMEOUT", "advice_on", "check_manifest", "check_policy", "sanity"]
 
 TIMEOUT = 5.0
-"""Seconds on the clock; the process itself may use 2 of a processor and 0.5 a sample."""
+"""Seconds on the clock; the process itself may use 2 of a processor, half a one to compile."""
 
 MANIFEST_TIMEOUT = 15.0
 """For up to 256 policies; 20 take a fifth of a second, 256 take two, and may use six."""

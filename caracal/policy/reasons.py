@@ -8,7 +8,7 @@ _MAX_SAID = 200
 _SENTENCES = {
     "empty_policy": "the policy holds no code",
     "policy_too_large": "a policy has at most 64 KiB",
-    "nesting_too_deep": "the policy nests too deep: at most 10 brackets inside each other",
+    "nesting_too_deep": "too much nesting: at most 10 brackets inside each other, few of them deep",
     "unterminated_string": "a string is not closed",
     "unbalanced_delimiters": "brackets do not match: one is missing, too many, or of another kind",
     "missing_package_declaration": "the policy must begin with: package caracal.authz",

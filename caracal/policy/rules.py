@@ -5,6 +5,7 @@ Each check yields or raises the reasons of control-plane.md section 6.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from graphlib import CycleError, TopologicalSorter
 from itertools import chain
@@ -13,10 +14,11 @@ from caracal.policy.builtins import ALLOWED, is_builtin
 from caracal.policy.module import Module, Rule, local
 from caracal.policy.negation import permissive
 from caracal.policy.reasons import invalid
-from caracal.policy.syntax import Ref, ref, walk
+from caracal.policy.syntax import Ref, kind, ref, walk
 from caracal.policy.text import PACKAGE
 
 MAX_CHAIN = 64
+_WIDE = re.compile(r"%[^A-Za-z%]*\d{3}")
 
 
 def inspect(modules: Sequence[Module]) -> None:
@@ -24,6 +26,7 @@ def inspect(modules: Sequence[Module]) -> None:
     for module in modules:
         _require_contract(module)
         _refuse_calls(module)
+        _refuse_formats(module)
         _refuse_with(module)
     _refuse_second_defaults(modules)
     _refuse_long_chains(modules)
@@ -52,6 +55,23 @@ def _refuse_calls(module: Module) -> None:
             continue
         what = "forbidden_builtin" if is_builtin(str(called)) else "unknown_function"
         raise invalid(f"{what}:{called}")
+
+
+def _refuse_formats(module: Module) -> None:
+    """``sprintf`` makes as much text as its format says: one call could take all memory.
+
+    So the format is written out, where its widths can be read.
+    """
+    for rule in module.rules:
+        for tag, body in rule.nodes:
+            if tag != "Call" or ref(body["fcn"]).name != "sprintf":
+                continue
+            format_kind, text = kind(body["params"][0]) if body["params"] else ("", {})
+            if format_kind not in ("String", "RawString") or _WIDE.search(text["value"]):
+                raise invalid(
+                    "forbidden_builtin:sprintf",
+                    "with a format that is not written out or has a width of three digits",
+                )
 
 
 def _refuse_with(module: Module) -> None:

@@ -34,7 +34,12 @@ from caracal.policy.samples import SAMPLES
 
 MAX_MEMORY = 1 << 30
 MAX_CPU_SECONDS = 2
-MAX_SAMPLE_SECONDS = 0.5
+MAX_COMPILE_SECONDS = 0.5
+"""Of all policies together: a process that serves is at a stand while it compiles them."""
+
+MAX_SAMPLE_SECONDS = 0.1
+MAX_TRIAL_SECONDS = 0.5
+"""As where policies serve: an evaluation that takes longer is ended there (sts.md 14)."""
 _TAB = 4
 
 _PLACE = re.compile(r"--> (\d+):(\d+):(\d+)$", re.MULTILINE)
@@ -77,7 +82,7 @@ def _evaluated(modules: Sequence[tuple[str, str]], input: Any) -> dict[str, Any]
         return {"failed": error.description}
     started = time.process_time()
     decision = engines.evaluate(bundle, input)
-    if time.process_time() - started > MAX_SAMPLE_SECONDS:
+    if time.process_time() - started > MAX_TRIAL_SECONDS:
         decision = deny("evaluation_timeout", status="error")
     return {"decision": asdict(decision)}
 
@@ -98,8 +103,10 @@ def _check(modules: Sequence[tuple[str, str]]) -> list[str]:
     """Raises Unprocessable unless the modules may be stored together; returns advice on them."""
     engine = regorus.Engine()
     contents = [content for _, content in modules]
+    started = time.process_time()
     for index, content in enumerate(contents):
         _run(contents, engine.add_policy, str(index), content)
+    _limit_to(MAX_COMPILE_SECONDS, started)
     parsed = [Module(ast) for ast in json.loads(engine.get_ast_as_json())]
     inspect(parsed)
     results = [_tried(engine, contents, sample) for sample in SAMPLES]
@@ -110,9 +117,13 @@ def _tried(engine: Any, contents: Sequence[str], sample: Any) -> str:
     engine.set_input_json(json.dumps(sample))
     started = time.process_time()
     result = _run(contents, engine.eval_rule_as_json, QUERY)
-    if time.process_time() - started > MAX_SAMPLE_SECONDS:
-        raise invalid("evaluation_timeout")
+    _limit_to(MAX_SAMPLE_SECONDS, started)
     return str(result)
+
+
+def _limit_to(seconds: float, started: float) -> None:
+    if time.process_time() - started > seconds:
+        raise invalid("evaluation_timeout")
 
 
 def _run(contents: Sequence[str], call: Any, *arguments: str) -> Any:

@@ -34,6 +34,8 @@ FUNCTIONS_IN_A_ROW = "result := f0(1)\nf70(x) := x\n" + "".join(
     f"f{i}(x) := f{i + 1}(x)\n" for i in range(70)
 )
 RULES_IN_A_ROW = "result := r0\nr70 := 1\n" + "".join(f"r{i} := r{i + 1}\n" for i in range(70))
+NESTED = "result := 1 if false\n" + "".join(f"a{i} := {'[' * 10}1{']' * 10}\n" for i in range(120))
+LONG_TO_PARSE = NESTED * 2
 LONG_SUM = "result := " + "+\n".join(["1"] * 600)
 
 
@@ -124,6 +126,13 @@ async def reason(content: str, **options: float) -> str | None:
         # negation: more in test_negation.py
         ('result := 1 if {\n\tnot "a" in input.roles\n}', "permissive_negation:4:2"),
         # time and memory
+        (LONG_TO_PARSE, "nesting_too_deep"),
+        ('result := sprintf("%999999999d", [1])', "forbidden_builtin:sprintf"),
+        ("result := sprintf(`%-+#0100d`, [1])", "forbidden_builtin:sprintf"),
+        ('result := sprintf("%s %.100f", [1, 2])', "forbidden_builtin:sprintf"),
+        ("result := sprintf(input.format, [1])", "forbidden_builtin:sprintf"),
+        ('f := "%d"\nresult := sprintf(f, [1])', "forbidden_builtin:sprintf"),
+        ('result := 1 if sprintf(concat("", ["%9", "99d"]), [1])', "forbidden_builtin:sprintf"),
         (LONG_COMPREHENSION, "evaluation_timeout"),
         (STUCK_ON_A_TOOL_CALL, "evaluation_timeout"),
         (STUCK_ON_LONG_SCOPES, "evaluation_timeout"),
@@ -140,6 +149,8 @@ async def test_refused(content: str, expected: str) -> None:
     "content",
     [
         "result := {}",
+        NESTED,
+        'result := sprintf("%d of 1000%% %s %-20s %v", [1, "a", "b", {}])',
         'result := {"decision": "allow"} if input.principal.type == "Application"',
         "f(x) := x + 1\nresult := f(1) + data.caracal.authz.f(2)",
         "result := x if { x := r with input.a as 3 }\nr := input.a",
@@ -225,6 +236,8 @@ async def test_the_process_sees_nothing_of_the_environment(
             "syntax_error:",
         ),
         (["result := 1", "allow := 1"], "must_define_result_rule"),
+        # each may be stored; together they would keep a process that serves from serving
+        ([NESTED] * 50, "evaluation_timeout"),
     ],
 )
 async def test_refused_together(contents: list[str], expected: str) -> None:
