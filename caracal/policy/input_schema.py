@@ -69,6 +69,7 @@ _WORDS = {
     "resource.type": "Resource",
     "action.id": "TokenExchange",
 }
+_SHOWN, _SHOWN_LENGTH = 8, 64
 _NAMED = ("resource", "action", "context")
 """Their absence has a warning of its own."""
 
@@ -90,8 +91,8 @@ def _mismatches(policy_input: Mapping[str, Any]) -> Iterator[str]:
             continue  # said of the holder, or by a word of its own
         if name not in holder or not _fits(path, kinds, holder[name]):
             yield path
-    if set(policy_input) - {path for path in _MEMBERS if "." not in path}:
-        yield "unknown_member"
+    unknown = sorted(set(policy_input) - {path for path in _MEMBERS if "." not in path})
+    yield from (name[:_SHOWN_LENGTH] for name in unknown[:_SHOWN])
 
 
 def _fits(path: str, kinds: Kinds, value: Any) -> bool:

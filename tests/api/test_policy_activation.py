@@ -1,4 +1,4 @@
-"""How far an activation has come, as far as the API can tell; with the STS in tests/sts."""
+"""How far an activation has come; what an STS reports is in tests/sts/test_policy_reports.py."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from caracal.ids import new_id
 from caracal.services import policy_report
 from caracal.services.api.policy_activation import Replica, propagation
 from caracal.services.policy_report import REPLICAS, Loaded, Report, key_of
-from tests.api.policies import set_of, sets, version_of
-from tests.api.running import Plane, plane
+from caracal.services.sts.app import create_app as sts_app
+from tests.api.policies import manifest, rego, set_of, sets, version_of
+from tests.api.running import Plane, plane, served, settings
 from tests.backbone import eventually, opened_log
 
 
@@ -88,6 +89,33 @@ async def test_it_is_followed_from_the_answer_on(api: Plane, redis: Redis) -> No
     assert found["sts"][1]["state"] == "failed"
     # Without the query: of the active version.
     assert await status(api, path) == found
+
+
+async def test_two_replicas_load_what_is_activated(api: Plane, redis: Redis) -> None:
+    given = settings("sts", api.database_url, api.redis_url, ISSUER_URL="https://sts.example")
+    async with served(sts_app(given)), served(sts_app(given)):
+        zone, set_id, told = await activated(api)
+        for _ in range(2):
+
+            async def loaded(url: str = told["status_url"]) -> dict[str, Any] | None:
+                found = await status(api, url)
+                everywhere = [replica["state"] for replica in found["sts"]] == ["loaded"] * 2
+                return found if everywhere and found["topic"]["published"] else None
+
+            found = await eventually(loaded, what="two replicas that have loaded it")
+            assert found is not None
+            assert found["propagation_status"] == "loaded"
+            told = await activated_again(api, zone, set_id)
+    assert (await status(api, told["status_url"]))["sts"] == []
+
+
+async def activated_again(api: Plane, zone: str, set_id: str) -> dict[str, Any]:
+    """Activate another version of a set; return the answer."""
+    made = await api.made(
+        sets(zone, set_id, "versions"), manifest(await version_of(api, zone, rego(new_id())))
+    )
+    answer = await api.call("POST", sets(zone, set_id, "activate"), {"version_id": made["id"]})
+    return dict(answer.json())
 
 
 async def test_in_force_already_has_a_status_too(api: Plane, redis: Redis) -> None:

@@ -684,6 +684,10 @@ def test_each_says_what_it_is_and_what_to_adapt(template_id: str) -> None:
     assert re.search(r"^# As it stands", template.content, re.MULTILINE)
     assert re.search(r"^# Adapt: ", template.content, re.MULTILINE)
     assert template.content.isascii()
+    # OPA reads all comment lines that follow as YAML: what else is said stands apart.
+    head = template.content.partition("\n\n")[0].splitlines()
+    assert head[:2] == ["# METADATA", f"# title: {template.name}"]
+    assert all(line.startswith(("# description: >-", "#   ")) for line in head[2:])
 
 
 def test_the_rate_template_says_what_it_cannot_do() -> None:

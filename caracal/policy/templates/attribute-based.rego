@@ -3,7 +3,7 @@
 # description: >-
 #   What the caller is, what the resource holds and what the call does decide together: the more
 #   there is to lose, the stronger the caller's credential must be.
-#
+
 # As it stands all resources are `internal`: who proves itself by a secret may read, to change
 # something takes a secret made by the server or a key.
 # Adapt: the sensitivity of your resources, the scopes and the tools that only read.

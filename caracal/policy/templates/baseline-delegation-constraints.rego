@@ -3,7 +3,7 @@
 # description: >-
 #   How far delegated authority may go: length of the chain, edges that name a resource, number
 #   of scopes, and the actions that the delegator allowed.
-#
+
 # As it stands a chain has at most three delegations, each names a resource, and its constraints
 # hold. What is not delegated passes with the scopes that its resource declares.
 # Adapt: the three limits below.

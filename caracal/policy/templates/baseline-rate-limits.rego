@@ -3,7 +3,7 @@
 # description: >-
 #   Bounds what one exchange may ask for, and keeps what is expensive for those who need it. It
 #   does not count: requests per window are the `rate_limit` of each resource.
-#
+
 # A policy is a function of one request. It sees no counter and no clock, so no policy can say
 # "100 a minute". The STS counts, per resource and application, before a policy is asked:
 # PATCH the resource with {"rate_limit": {"window_seconds": 60, "max_requests": 100}}; without

@@ -3,7 +3,7 @@
 # description: >-
 #   Which resources may be reached, and how: HTTP methods, paths, MCP methods and tools. What a
 #   call does is judged, not what it says it needs.
-#
+
 # As it stands any resource may be read over HTTP outside of administrative paths, and asked over
 # MCP for anything but a tool call.
 # Adapt: the rules of your resources in `rules`; resources without one follow `usual`.

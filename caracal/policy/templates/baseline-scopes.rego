@@ -3,7 +3,7 @@
 # description: >-
 #   A list of the scopes that may be asked for, the same everywhere or a resource's own; all else
 #   is refused, and the answer says which.
-#
+
 # As it stands reading is open on every resource.
 # Adapt: `open` for the zone, `open_at` where a resource needs more or less.
 package caracal.authz

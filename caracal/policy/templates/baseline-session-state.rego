@@ -3,7 +3,7 @@
 # description: >-
 #   Calls belong to a session, and all that is said of the session agrees: the session, the
 #   context and the token name the same one, of this zone, opened by this caller, not for too long.
-#
+
 # As it stands a call needs a session; without one only a first token for reading is given out.
 # Adapt: how long a token may live, and what may be had without a session.
 # A session that has ended, was revoked or hangs on something that was revoked never gets here:

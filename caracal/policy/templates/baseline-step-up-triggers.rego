@@ -3,7 +3,7 @@
 # description: >-
 #   Some things take more than a token: a person's approval, a second factor, or proof of what
 #   software is running. Until then the answer is a challenge; afterwards the same request passes.
-#
+
 # As it stands reading is open, writing takes approval, deleting and administration a second
 # factor, and agents that write must attest what they are.
 # Adapt: which words stand for which step, and the tools of your MCP servers.

@@ -3,7 +3,7 @@
 # description: >-
 #   Agents act on what was delegated to them and on nothing else: the delegation names scopes and
 #   resource, and must be the one of this very agent. Applications act for themselves.
-#
+
 # As it stands applications may ask for what a resource declares, agents for what their
 # delegation covers.
 # Adapt: what applications may do for themselves (`own_scopes`).

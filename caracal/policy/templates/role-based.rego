@@ -3,7 +3,7 @@
 # description: >-
 #   A role is a set of scopes. Applications have roles, and so have users: whoever acts for a user
 #   has that user's roles and no others.
-#
+
 # As it stands every application that proves who it is may read, nothing more.
 # Adapt: the scopes of each role, and who has which role.
 package caracal.authz

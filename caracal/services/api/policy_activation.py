@@ -6,6 +6,7 @@ what it has loaded. Nothing here is waited for.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Sequence
 from typing import Annotated, Literal, TypeVar
 
@@ -90,8 +91,10 @@ async def activation_status(
         position = await _last_change(call, found)
     view = call.api.view.tail
     assert view is not None
-    done = await _if_there(published_up_to(call.api.redis, view.rings, view.log_id))
-    told = await _if_there(policy_report.reports(call.api.redis, zone_id))
+    done, told = await asyncio.gather(
+        _if_there(published_up_to(call.api.redis, view.rings, view.log_id)),
+        _if_there(policy_report.reports(call.api.redis, zone_id)),
+    )
     published = None if done is None or position is None else done >= position
     replicas = [_replica(report, wanted, position or 0) for report in told or ()]
     return ActivationStatus(
