@@ -254,6 +254,8 @@ ALLOWED: dict[str, list[tuple[dict[str, Any], dict[str, Any], str]]] = {
         (DELEGATED, {}, "in-session"),
     ],
     "baseline-step-up-triggers": [
+        (DELEGATED, {}, "open"),
+        (FIRST, {"context.challenge_resolved": True}, "open"),
         (FIRST, {}, "open"),
         (FIRST, {ASKED: ["notes:read", "agent:lifecycle"]}, "open"),
         (CALL, {}, "open"),
@@ -287,6 +289,12 @@ REFUSED: dict[str, list[tuple[dict[str, Any], dict[str, Any], Any]]] = {
         (CALL, {"resource.scopes": []}, "no_rule_applies"),
     ],
     "attribute-based": [
+        (TOOL, {METHOD: "GET", f"{MCP}.name": "erase"}, "no_rule_applies"),
+        (
+            FIRST,
+            {"principal.credential_type": "password", ASKED: ["undeclared"]},
+            "no_rule_applies",
+        ),
         (
             FIRST,
             {ASKED: ["write"], "principal.credential_type": "password"},
@@ -309,6 +317,27 @@ REFUSED: dict[str, list[tuple[dict[str, Any], dict[str, Any], Any]]] = {
         (CALL, {ASKED: ["undeclared"]}, "no_rule_applies"),
     ],
     "delegation": [
+        (CALL, {"context.delegation_edge_id": EDGE}, "no_rule_applies"),
+        (CALL, {EDGE_AT: DELEGATED[EDGE_AT]}, "no_rule_applies"),
+        (
+            FIRST,
+            {"principal.agent_session_id": AGENT, EDGE_AT: DELEGATED[EDGE_AT]},
+            "no_rule_applies",
+        ),
+        # an edge to nobody is not one to an application
+        (
+            DELEGATED,
+            {"principal.agent_session_id": None, f"{EDGE_AT}.target_session_id": None},
+            "no_rule_applies",
+        ),
+        (
+            DELEGATED,
+            {
+                f"{EDGE_AT}.resource_id": "resource-2",
+                f"{EDGE_AT}.constraints_json": {"resources": ["resource://example"]},
+            },
+            "no_rule_applies",
+        ),
         (DELEGATED, {ASKED: ["read", "admin"]}, ["admin"]),
         (FIRST, {"principal.agent_session_id": AGENT, ASKED: ["read"]}, ["read"]),
         # an agent without, or with another's delegation
@@ -343,6 +372,20 @@ REFUSED: dict[str, list[tuple[dict[str, Any], dict[str, Any], Any]]] = {
         (CALL, {ASKED: ["undeclared"]}, "no_rule_applies"),
     ],
     "baseline-resource-constraints": [
+        (
+            TOOL,
+            {
+                "resource.identifier": "resource://incidents",
+                MCP: {"method": "tools/callMany", "name": "search"},
+            },
+            ["message_not_open"],
+        ),
+        (
+            TOOL,
+            {"resource.identifier": "resource://orders", MCP: {"method": "tools/list"}},
+            "no_rule_applies",
+        ),
+        (CALL, {METHOD: "POST", ASKED: ["undeclared"]}, "no_rule_applies"),
         (CALL, {METHOD: "POST"}, ["method_not_open"]),
         (CALL, {METHOD: "get"}, ["method_not_open"]),
         (CALL, {PATH: "/admin"}, ["path_closed"]),
@@ -372,6 +415,8 @@ REFUSED: dict[str, list[tuple[dict[str, Any], dict[str, Any], Any]]] = {
         (CALL, {ASKED: ["undeclared"]}, "no_rule_applies"),
     ],
     "baseline-delegation-constraints": [
+        (CALL, {EDGE_AT: DELEGATED[EDGE_AT]}, "no_rule_applies"),
+        (DELEGATED, {f"{EDGE_AT}.resource_id": None, ASKED: ["undeclared"]}, "no_rule_applies"),
         (DELEGATED, {f"{EDGE_AT}.path": ["a", "b", "c", EDGE]}, ["chain_too_long"]),
         (DELEGATED, {f"{EDGE_AT}.resource_id": None}, ["edge_names_no_resource"]),
         (
@@ -423,6 +468,9 @@ REFUSED: dict[str, list[tuple[dict[str, Any], dict[str, Any], Any]]] = {
         (CALL, {ASKED: ["undeclared"]}, "no_rule_applies"),
     ],
     "baseline-session-state": [
+        (FIRST, {"session": {}}, "no_rule_applies"),
+        (FIRST, {"context.session_id": SESSION}, "no_rule_applies"),
+        (CALL, {USER: CLAIMS | {"use": "per_call"}, ASKED: ["undeclared"]}, "no_rule_applies"),
         (FIRST, {ASKED: ["read", "write"]}, ["session_needed"]),
         (CALL, {"session": {"id": "session-2"}}, ["session_of_another_token"]),
         (CALL, {"context.session_id": "session-2"}, ["session_of_another_token"]),
@@ -447,6 +495,9 @@ REFUSED: dict[str, list[tuple[dict[str, Any], dict[str, Any], Any]]] = {
         (CALL, {ASKED: ["undeclared"]}, "no_rule_applies"),
     ],
     "baseline-step-up-triggers": [
+        (FIRST, {ASKED: ["x:create"], "resource.scopes": ["x:create"]}, "step:human_approval"),
+        (FIRST, {ASKED: ["x:update"], "resource.scopes": ["x:update"]}, "step:human_approval"),
+        (TOOL, {MCP: {"method": "tools/callMany", "name": "search"}}, "step:human_approval"),
         (FIRST, {ASKED: ["write"]}, "step:human_approval"),
         (CALL, {METHOD: "POST"}, "step:human_approval"),
         (CALL, {METHOD: "DELETE"}, "step:mfa"),
@@ -464,6 +515,10 @@ REFUSED: dict[str, list[tuple[dict[str, Any], dict[str, Any], Any]]] = {
         (FIRST, {ASKED: ["write"], "context.challenge_resolved": "true"}, "no_rule_applies"),
     ],
     "baseline-rate-limits": [
+        (FIRST, {MCP: {"method": "tools/list"}}, "no_rule_applies"),
+        (CALL, {"context.http": {}}, "no_rule_applies"),
+        (TOOL, {"context.http": {}}, "no_rule_applies"),
+        (FIRST, {ASKED: ["export", "undeclared"]}, "no_rule_applies"),
         (
             FIRST,
             {ASKED: [f"s{n}" for n in range(9)], "resource.scopes": [f"s{n}" for n in range(9)]},
@@ -624,11 +679,13 @@ def told(decision: Decision) -> Any:
 
 
 def needed() -> list[Any]:
-    return [
-        pytest.param(template_id, base, path, id=f"{template_id}-{path}")
-        for template_id, (base, paths) in NEEDED.items()
-        for path in (*COMMON, *paths)
+    cases = [
+        (template_id, base, path)
+        for template_id, (call, paths) in NEEDED.items()
+        for base, few in ((call, paths), (FIRST, []))
+        for path in (*COMMON, *few)
     ]
+    return [pytest.param(*case, id=f"{case[0]}-{case[2]}") for case in cases]
 
 
 @pytest.mark.parametrize(("template_id", "base", "path"), needed())
@@ -655,6 +712,23 @@ def test_nothing_is_allowed_without_several(data: st.DataObject) -> None:
         if isinstance(holder, dict):
             holder.pop(name, None)
     assert not decide(template_id, made).allowed
+
+
+ASKING = ("attribute-based", "baseline-resource-constraints", "baseline-step-up-triggers")
+MESSAGES = (
+    *("initialize", "ping", "response", "tools/list", "prompts/list", "prompts/get"),
+    *("resources/list", "resources/read", "resources/templates/list", "resources/subscribe"),
+    *("resources/unsubscribe", "completion/complete", "logging/setLevel"),
+    *("notifications/initialized", "notifications/cancelled", "notifications/progress"),
+    "notifications/roots/list_changed",
+)
+
+
+@pytest.mark.parametrize("template_id", ASKING)
+def test_what_a_client_of_mcp_says_besides_tool_calls_is_open(template_id: str) -> None:
+    for method in MESSAGES:
+        assert decide(template_id, changed(TOOL, {MCP: {"method": method}})).allowed, method
+        assert not decide(template_id, changed(TOOL, {MCP: {"method": f"{method}x"}})).allowed
 
 
 @pytest.mark.parametrize("template_id", templates())
