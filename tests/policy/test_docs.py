@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+from caracal.policy import advice
 from caracal.policy.check import check_policy
 from caracal.policy.engine import Bundle, PolicyEngines
+from caracal.policy.templates import templates
 
 PAGE = Path(__file__).parents[2] / "docs/policies.md"
 
@@ -26,6 +29,12 @@ def test_the_example_decides_as_the_page_says() -> None:
         ("resource://docs",),
         ("resource://docs", "read"),
     ]
+
+
+def test_the_page_names_every_warning_and_every_template() -> None:
+    words = re.findall(r'yield "([a-z_]+)"', Path(advice.__file__).read_text())
+    assert len(words) == 8
+    assert [word for word in (*words, *templates()) if f"`{word}`" not in PAGE.read_text()] == []
 
 
 def _example() -> str:
