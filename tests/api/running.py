@@ -108,7 +108,7 @@ class Plane:
     ) -> dict[str, str]:
         """Make an admin token; return the header of a request with it."""
         text = f"cat_{new_id()}"
-        with acting(zone_id=None, actor="operator"):
+        with acting(zone_id=zone_id, actor="operator"):
             token = AdminToken.create(
                 new_id(),
                 name="test",

@@ -15,6 +15,7 @@ from caracal.events.store.vault import Vault
 from caracal.projections.tail import Tail
 from caracal.projections.waiter import Waiter
 from caracal.services.api import (
+    admin_token,
     application,
     audit,
     challenge,
@@ -38,6 +39,7 @@ from caracal.services.api.consistency import MinPosition
 from caracal.services.api.door import Door
 from caracal.services.api.hashing import Hashing
 from caracal.services.api.limits import Limits, Registrations
+from caracal.services.api.uses import Uses
 from caracal.services.api.view import ApiView
 from caracal.services.connections import pool, rings
 from caracal.services.health import Health
@@ -60,6 +62,7 @@ ROUTERS = (
     session.router,
     challenge.router,
     audit.router,
+    admin_token.router,
 )
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -67,7 +70,7 @@ Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 def create_app(settings: Settings) -> App:
     """Return the ASGI app of the control plane."""
-    view = ApiView()
+    view, uses = ApiView(settings.max_staleness), Uses()
     health = Health(settings)
     registrations = Registrations(settings.redis_url)
 
@@ -78,6 +81,8 @@ def create_app(settings: Settings) -> App:
             app.state.api = await _start(settings, view, stack)
             health.watch(database=app.state.api.pool, tail=view.tail)
             await seed.bootstrap_token(app.state.api)
+            uses.start(app.state.api.pool)
+            stack.push_async_callback(uses.stop)
             yield
 
     app = routes(lifespan)
@@ -86,7 +91,7 @@ def create_app(settings: Settings) -> App:
         failures_per_min=settings.admin_auth_fail_limit_per_min,
         registrations=registrations,
     )
-    guarded = Door(MinPosition(app, lambda: app.state.api), view, limits)
+    guarded = Door(MinPosition(app, lambda: app.state.api), view, limits, uses)
     edge = Edge(
         guarded,
         body_limit=settings.api_body_limit_bytes,
