@@ -18,6 +18,7 @@ from caracal.services.api import (
     admin_token,
     application,
     audit,
+    bootstrap,
     challenge,
     grant,
     policy,
@@ -63,6 +64,7 @@ ROUTERS = (
     challenge.router,
     audit.router,
     admin_token.router,
+    bootstrap.router,
 )
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -85,7 +87,7 @@ def create_app(settings: Settings) -> App:
             stack.push_async_callback(uses.stop)
             yield
 
-    app = routes(lifespan)
+    app = routes(lifespan, local_bootstrap=settings.caracal_local_bootstrap_enabled)
     limits = Limits(
         requests_per_min=settings.api_v1_rate_limit_per_min,
         failures_per_min=settings.admin_auth_fail_limit_per_min,
@@ -100,8 +102,9 @@ def create_app(settings: Settings) -> App:
     return health.around(edge, lifespan=app)
 
 
-def routes(lifespan: Lifespan | None = None) -> FastAPI:
+def routes(lifespan: Lifespan | None = None, *, local_bootstrap: bool = True) -> FastAPI:
     """Return the routes alone: what the OpenAPI is made of."""
+    routers = [one for one in ROUTERS if local_bootstrap or one is not bootstrap.router]
     app = FastAPI(
         title="Caracal Control Plane",
         version=__version__,
@@ -111,9 +114,9 @@ def routes(lifespan: Lifespan | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    for router in ROUTERS:
+    for router in routers:
         app.include_router(router)
-    refusals.install(app, ROUTERS)
+    refusals.install(app, routers)
     return app
 
 

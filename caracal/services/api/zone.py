@@ -13,6 +13,7 @@ from pydantic import Field
 
 from caracal.errors import BadInput, Conflict, Forbidden
 from caracal.events.application import Application
+from caracal.events.guards import Secret
 from caracal.events.signing_key import SigningKey
 from caracal.events.store.log import Saved, retrying
 from caracal.events.zone import (
@@ -115,13 +116,17 @@ async def _create(call: Call, slug: str, members: dict[str, Any]) -> Zone:
     made: list[Zone] = []
 
     async def command() -> Saved:
-        data_key = call.api.vault.seal(secrets.token_bytes(_DATA_KEY_BYTES))
-        made[:] = [Zone.create(zone_id, slug=slug, data_key=data_key, **members)]
+        made[:] = [Zone.create(zone_id, slug=slug, data_key=new_data_key(call), **members)]
         key = SigningKey.create(zone_id=zone_id, **key_pair(call.api.vault))
         return await call.api.log.save(*made, key)
 
     await call.commit(command, zone_id)
     return made[0]
+
+
+def new_data_key(call: Call) -> Secret:
+    """Return a random data key of a zone, sealed."""
+    return call.api.vault.seal(secrets.token_bytes(_DATA_KEY_BYTES))
 
 
 @router.get("/{zone_id}")
