@@ -12,12 +12,13 @@ import orjson
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from caracal.errors import MethodNotAllowed, TooMany
+from caracal.errors import MethodNotAllowed, TooMany, Unauthenticated
 from caracal.events.store.redis import GONE
 from caracal.projections.tail import Tail
 from caracal.services.connections import Pool
 from caracal.services.drain import draining
 from caracal.services.http import (
+    HARDENING,
     App,
     Receive,
     Scope,
@@ -95,7 +96,8 @@ class Health:
                 await route(scope, send)  # the server leaves the body of a HEAD out
             else:
                 refusal = MethodNotAllowed("method_not_allowed", "this path has GET only")
-                await respond_error(send, refusal, request_id_of(scope), [(b"allow", b"GET, HEAD")])
+                headers = [(b"allow", b"GET, HEAD"), *HARDENING]
+                await respond_error(send, refusal, request_id_of(scope), headers)
 
         return routed
 
@@ -105,7 +107,7 @@ class Health:
     async def _ready(self, scope: Scope, send: Send) -> None:
         if self._too_often(scope):
             refusal = TooMany("rate_limited", "too many readiness checks", retry_after=60)
-            await respond_error(send, refusal, request_id_of(scope))
+            await respond_error(send, refusal, request_id_of(scope), HARDENING)
         elif draining.is_set():
             await _json(scope, send, 503, {"ok": False, "draining": True})
         elif (reason := await _first(self._checks)) is not None:
@@ -141,7 +143,8 @@ class Health:
     async def _metrics(self, scope: Scope, send: Send) -> None:
         expected = self._settings.metrics_bearer
         if expected and not is_bearer(scope, expected):
-            await _json(scope, send, 401, {"error": "invalid_token"})
+            refusal = Unauthenticated("invalid_token", "the token of the metrics is needed")
+            await respond_error(send, refusal, request_id_of(scope), HARDENING)
         elif b"application/json" in (header(scope, b"accept") or b""):
             await _json(scope, send, 200, self._counters())
         else:
@@ -220,4 +223,4 @@ async def _json(scope: Scope, send: Send, status: int, body: dict[str, Any]) -> 
 
 
 def _id(scope: Scope) -> list[tuple[bytes, bytes]]:
-    return [(b"x-request-id", request_id_of(scope).encode()), (b"cache-control", b"no-store")]
+    return [(b"x-request-id", request_id_of(scope).encode()), *HARDENING]

@@ -23,6 +23,7 @@ from caracal.services.api.app import create_app as api_app
 from caracal.services.http import App
 from caracal.services.worker.app import create_app as worker_app
 from caracal.settings import Settings, load_settings
+from tests.api.documented import check_documented
 
 OPERATOR = "operator-token"
 
@@ -80,6 +81,7 @@ class Plane:
         content = {} if body is None else {"json": body}
         answer = await self.client.request(method, f"/v1{path}", **content, **more)
         assert answer.status_code < 500, answer.text
+        check_documented(answer)
         return answer
 
     async def made(self, path: str, body: Any) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from caracal.events.store.log import Saved
 from caracal.ids import new_id
 from caracal.projections.admin_token import list_admin_tokens
 from caracal.services.api.call import Call, CallDep, no_content
+from caracal.services.api.codes import refuses
 from caracal.services.api.fields import Id
 from caracal.services.api.models import Answer, Body, printable
 from caracal.services.api.paging import PageDep, cut
@@ -64,6 +65,7 @@ class AdminTokenWithText(AdminTokenAnswer):
 
 
 @router.get("")
+@refuses()
 async def list_(call: CallDep, page: PageDep) -> list[AdminTokenAnswer]:
     """List admin tokens, revoked ones too, newest first; never their text or digest."""
     async with call.database() as db:
@@ -72,6 +74,7 @@ async def list_(call: CallDep, page: PageDep) -> list[AdminTokenAnswer]:
 
 
 @router.post("", status_code=201)
+@refuses("zone_not_found")
 async def create(body: AdminTokenInput, call: CallDep) -> AdminTokenWithText:
     """Make an admin token; its text is answered here and never again."""
     text = f"cat_{secrets.token_urlsafe(_TOKEN_BYTES)}"
@@ -91,6 +94,7 @@ async def create(body: AdminTokenInput, call: CallDep) -> AdminTokenWithText:
 
 
 @router.delete("/{token_id}", status_code=204)
+@refuses("admin_token_not_found", "last_admin_token")
 async def revoke(token_id: PathId, call: CallDep) -> Response:
     """Revoke an admin token: it is refused from now on. The last global write token stays."""
     for survivor in await _survivors(call, token_id):

@@ -20,6 +20,7 @@ from caracal.services.api import (
     audit,
     bootstrap,
     challenge,
+    docs_page,
     grant,
     policy,
     policy_activation,
@@ -40,6 +41,7 @@ from caracal.services.api.consistency import MinPosition
 from caracal.services.api.door import Door
 from caracal.services.api.hashing import Hashing
 from caracal.services.api.limits import Limits, Registrations
+from caracal.services.api.openapi import describe, operation_id
 from caracal.services.api.uses import Uses
 from caracal.services.api.view import ApiView
 from caracal.services.connections import pool, rings
@@ -65,6 +67,7 @@ ROUTERS = (
     audit.router,
     admin_token.router,
     bootstrap.router,
+    docs_page.router,
 )
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -113,9 +116,11 @@ def routes(lifespan: Lifespan | None = None, *, local_bootstrap: bool = True) ->
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=operation_id,
     )
     for router in routers:
         app.include_router(router)
+    app.openapi = describe(app, routers)  # type: ignore[method-assign]
     refusals.install(app, routers)
     return app
 

@@ -13,6 +13,7 @@ from caracal.errors import NotFound
 from caracal.events.store.redaction import redacted
 from caracal.projections.audit import list_decisions, trail_of_request
 from caracal.services.api.call import CallDep
+from caracal.services.api.codes import refuses
 from caracal.services.api.models import Answer
 from caracal.services.api.paging import LogPageDep, cut
 from caracal.services.api.path import PathId, ZoneId
@@ -59,6 +60,7 @@ class AuditDetail(AuditEvent):
 
 
 @router.get("")
+@refuses()
 async def list_(
     zone_id: ZoneId,
     call: CallDep,
@@ -86,6 +88,7 @@ async def list_(
 
 
 @router.get("/by-request/{request_id}")
+@refuses("request_not_found")
 async def by_request(zone_id: ZoneId, request_id: PathId, call: CallDep) -> list[AuditDetail]:
     """Show what a request led to, oldest first: decisions, and the facts that it caused."""
     async with call.database() as db:

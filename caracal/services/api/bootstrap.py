@@ -25,6 +25,7 @@ from caracal.events.store.log import Saved
 from caracal.events.store.vault import Unreadable
 from caracal.events.zone import Zone
 from caracal.services.api.call import Call, CallDep
+from caracal.services.api.codes import refuses
 from caracal.services.api.models import Body
 from caracal.services.api.policy_contract import SCHEMA_VERSION
 from caracal.services.api.signing_key import key_pair, newest_of
@@ -56,7 +57,8 @@ class LocalBootstrap(BaseModel):
     signing_key_resealed: bool
 
 
-@router.post("/bootstrap", status_code=201)
+@router.post("/bootstrap", status_code=201, responses={200: {"model": LocalBootstrap}})
+@refuses("not_found", "loopback_only", "zone_not_local_bootstrap", "zone_slug_conflict")
 async def bootstrap(body: BootstrapInput, call: CallDep) -> LocalBootstrap:
     """Make the zone ``zone1`` with an application, a resource and a policy that allows all.
 
@@ -173,10 +175,11 @@ async def _check_ours(call: Call) -> None:
 
     Ids that have ended are never live again, so nothing can be made anew under them.
     """
-    kinds = ((Zone, ZONE), (Application, APPLICATION), (Resource, RESOURCE))
-    found: list[Zone | Application | Resource | None] = [
-        await call.find(kind, thing_id, ZONE) for kind, thing_id in kinds
-    ]
+    found = (
+        await call.find(Zone, ZONE, ZONE),
+        await call.find(Application, APPLICATION, ZONE),
+        await call.find(Resource, RESOURCE, ZONE),
+    )
     if any(thing is None or thing.archived for thing in found):
         raise Conflict(
             "zone_not_local_bootstrap",

@@ -18,6 +18,7 @@ from caracal.events.store.log import Saved
 from caracal.ids import new_id
 from caracal.projections.grant import get_grant, list_grants
 from caracal.services.api.call import Call, CallDep, no_content
+from caracal.services.api.codes import refuses
 from caracal.services.api.fields import Id, one_of_names
 from caracal.services.api.models import Answer, Body, Name
 from caracal.services.api.paging import PageDep, cut
@@ -50,6 +51,7 @@ class GrantAnswer(Answer):
 
 
 @router.get("")
+@refuses()
 async def list_(
     zone_id: ZoneId,
     call: CallDep,
@@ -78,6 +80,7 @@ async def list_(
 
 
 @router.post("", status_code=201)
+@refuses("application_not_found", "resource_not_found", "grant_scopes_exceed_resource")
 async def create(zone_id: ZoneId, body: GrantInput, call: CallDep) -> GrantAnswer:
     """Grant scopes of a resource; without ``user_id`` to the application itself."""
     grant_id, members = new_id(), body.model_dump()
@@ -94,6 +97,7 @@ async def create(zone_id: ZoneId, body: GrantInput, call: CallDep) -> GrantAnswe
 
 
 @router.get("/{grant_id}")
+@refuses("grant_not_found")
 async def get(zone_id: ZoneId, grant_id: PathId, call: CallDep) -> GrantAnswer:
     """Show a grant, ended or not."""
     async with call.database() as db:
@@ -104,6 +108,7 @@ async def get(zone_id: ZoneId, grant_id: PathId, call: CallDep) -> GrantAnswer:
 
 
 @router.delete("/{grant_id}", status_code=204)
+@refuses("grant_not_found")
 async def delete(zone_id: ZoneId, grant_id: PathId, call: CallDep) -> Response:
     """Revoke a grant and end the sessions of its user, or of its application. Idempotent."""
     await call.end(_REVOKE, grant_id, zone_id, grant_not_found(grant_id))

@@ -27,6 +27,7 @@ from caracal.events.zone import (
 from caracal.ids import new_id
 from caracal.projections.zone import get_zone, list_zones, taken_slugs
 from caracal.services.api.call import Call, CallDep, no_content
+from caracal.services.api.codes import refuses
 from caracal.services.api.models import Answer, Body, Name
 from caracal.services.api.paging import PageDep, cut
 from caracal.services.api.path import ZoneId
@@ -85,6 +86,7 @@ async def global_only(call: CallDep) -> None:
 
 
 @router.get("", dependencies=[Depends(global_only)])
+@refuses()
 async def list_(call: CallDep, page: PageDep) -> list[ZoneAnswer]:
     """List zones, newest first."""
     async with call.database() as db:
@@ -93,6 +95,7 @@ async def list_(call: CallDep, page: PageDep) -> list[ZoneAnswer]:
 
 
 @router.post("", status_code=201, dependencies=[Depends(global_only)])
+@refuses("zone_slug_conflict")
 async def create(body: ZoneInput, call: CallDep) -> ZoneAnswer:
     """Create a zone. Without ``slug`` one is derived from the name, made unique by a number."""
     members = body.model_dump(exclude={"slug"})
@@ -130,6 +133,7 @@ def new_data_key(call: Call) -> Secret:
 
 
 @router.get("/{zone_id}")
+@refuses("zone_not_found")
 async def get(zone_id: ZoneId, call: CallDep) -> ZoneAnswer:
     """Show a zone."""
     return ZoneAnswer(**await _row(call, zone_id))
@@ -152,6 +156,7 @@ async def _row(call: Call, zone_id: str) -> dict[str, Any]:
 
 
 @router.patch("/{zone_id}")
+@refuses("no_fields", "zone_not_found", "zone_slug_conflict")
 async def patch(zone_id: ZoneId, body: ZonePatch, call: CallDep) -> ZoneAnswer:
     """Change a zone; ``dcr_shutdown`` says what closing registration does to live clients."""
     changes, shutdown = body.given(), body.dcr_shutdown
@@ -208,6 +213,7 @@ async def _live(call: Call, ids: Iterable[str]) -> list[Application]:
 
 
 @router.delete("/{zone_id}", status_code=204)
+@refuses("zone_not_found")
 async def delete(zone_id: ZoneId, call: CallDep) -> Response:
     """Archive a zone: its sessions, agents, edges and open streams end at once."""
     await call.end(_ARCHIVE, zone_id, zone_id, zone_not_found(zone_id))
