@@ -51,7 +51,7 @@ def settings(process: str, database_url: str, redis_url: str, **more: str) -> Se
 async def served(app: App) -> AsyncIterator[str]:
     """Serve an app on a free port of the loopback; gives its URL."""
     config = uvicorn.Config(
-        app, port=0, log_level="warning", lifespan="on", timeout_keep_alive=60
+        app, port=0, log_level="warning", lifespan="on", timeout_keep_alive=60, proxy_headers=False
     )  # longer than the client's: it never meets a connection that is being closed
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())

@@ -270,7 +270,10 @@ async def test_nothing_to_change(api: Plane, places: dict[str, str], route: Rout
 async def test_keys_in_both_forms(api: Plane, places: dict[str, str]) -> None:
     path = filled("/zones/{zone}/applications", places)
     both = {"jwks": {"keys": [EC_KEY]}, "jwks_uri": "https://a.example"}
-    check(await api.call("POST", path, {"name": "a", **both}), 400, "invalid_body")
+    answer = await api.call("POST", path, {"name": "a", **both})
+    check(answer, 400, "invalid_body")
+    told = {"path": [], "message": "jwks and jwks_uri exclude each other"}
+    assert answer.json()["issues"] == [told]
     one = f"{path}/{places['application']}"
     check(await api.call("PATCH", one, both), 400, "invalid_body")
 

@@ -26,8 +26,8 @@ _WORD = r"^[A-Za-z0-9_.\-:]{1,128}$"
 def _moment(text: str) -> str:
     try:
         clock.parse(text)
-    except OverflowError:
-        raise ValueError("out of range") from None
+    except (ValueError, OverflowError):
+        raise ValueError("must be an ISO 8601 time with offset, in this era") from None
     return text
 
 

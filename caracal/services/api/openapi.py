@@ -66,8 +66,9 @@ _PARAMETERS = {
     "RequestId": {
         "name": "X-Request-Id",
         "in": "header",
-        "description": "an id of your own for this request; another one is made if malformed",
-        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._:-]{1,128}$"},
+        "description": "an id of your own, 1-128 of A-Z a-z 0-9 . _ : -; else one is made",
+        "schema": {"type": "string"},
+        "example": "deploy-4711",
     },
     "TraceParent": {
         "name": "traceparent",
@@ -151,8 +152,6 @@ def _clean(node: Any, *, names: bool = False) -> Any:
         node = {**node, "schema": _not_null(node["schema"])}
     left_out = {"title"} if not names and isinstance(node.get("title"), str) else set()
     left_out |= {"HTTPValidationError", "ValidationError"} | ({"422"} & set(node))
-    if "openapi" in node:
-        left_out = set()
     return {
         name: part if name == "info" else _clean(part, names=name in ("properties", "schemas"))
         for name, part in node.items()

@@ -58,7 +58,7 @@ def _issue(found: dict[str, Any]) -> dict[str, Any]:
     where, *path = found["loc"]
     if found["type"] == "json_invalid":
         return {"path": [], "message": f"not JSON, seen at character {path[0]}"}
-    if where == "body" and not path:
+    if where == "body" and not path and found["type"] != "value_error":
         return {"path": [], "message": _NO_OBJECT}
     message = found["msg"].removeprefix("Value error, ")
     return {"path": [str(part) for part in path], "message": message}
