@@ -10,7 +10,7 @@ import logging
 from contextlib import suppress
 from hashlib import sha256
 
-from caracal.errors import CaracalError, Conflict
+from caracal.errors import CaracalError, Conflict, StartError, Unavailable
 from caracal.events.admin_token import AdminToken, admin_token_not_found
 from caracal.events.base import acting
 from caracal.events.store.log import Saved, retrying
@@ -25,18 +25,27 @@ async def bootstrap_token(api: Api) -> None:
     """Create the token ``bootstrap`` unless its digest is known, and revoke stale ones.
 
     Once on however many replicas. A token that was revoked is not revived.
+
+    Raises:
+        StartError: the log cannot be read or written.
     """
     if not (text := api.settings.caracal_admin_token):
         return
-    digest = sha256(text.encode()).hexdigest()
-    with acting(zone_id=None, actor="system", actor_name=_SEED):
-        with suppress(Conflict):  # made before, here or on another process
-            await api.waiter.applied(await api.log.save(_seed(digest)))
-        own, stale = await api.view.seeded(digest, _SEED)
-        if own is None:
-            logger.warning("CARACAL_ADMIN_TOKEN is a revoked or lesser token; set a fresh one")
-        for token_id in stale:
-            await _revoke(api, token_id, survivor=str(own))
+    try:
+        with acting(zone_id=None, actor="system", actor_name=_SEED):
+            await _sow(api, sha256(text.encode()).hexdigest())
+    except Unavailable as error:
+        raise StartError(f"the admin tokens cannot be seeded: {error.description}") from error
+
+
+async def _sow(api: Api, digest: str) -> None:
+    with suppress(Conflict):  # made before, here or on another process
+        await api.waiter.applied(await api.log.save(_seed(digest)))
+    own, stale = await api.view.seeded(digest, _SEED)
+    if own is None:
+        logger.warning("CARACAL_ADMIN_TOKEN is a revoked or lesser token; set a fresh one")
+    for token_id in stale:
+        await _revoke(api, token_id, survivor=str(own))
 
 
 def _seed(digest: str) -> AdminToken:

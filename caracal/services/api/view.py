@@ -40,8 +40,8 @@ class ApiView:
             raise invalid_admin_token()
         await self._need_fresh()
         digest = sha256(text.encode()).hexdigest()
-        row = self._find(digest)
-        if row is None and self.tail is not None and await self.tail.probe():
+        if (row := self._find(digest)) is None:
+            await self._look_again()
             row = self._find(digest)
         if row is None:
             raise invalid_admin_token()
@@ -55,14 +55,17 @@ class ApiView:
         return next((row for row in same if row["id"] not in parked), None)
 
     async def _need_fresh(self) -> None:
-        tail = self.tail
-        if tail is not None and tail.age > self._max_staleness and not await tail.probe():
-            raise Unavailable("state_stale", "the admin tokens are not known to be current")
+        if self.tail is not None and self.tail.age > self._max_staleness:
+            await self._look_again()
+
+    async def _look_again(self) -> None:
+        """Bring the view to the log's head: what is unknown there is not there."""
+        if self.tail is not None and not await self.tail.probe():
+            raise Unavailable("state_stale", "the state is not known to be current")
 
     async def managing(self) -> list[str]:
         """Return the ids of the live tokens that can make and revoke tokens."""
-        if self.tail is not None:
-            await self.tail.probe()
+        await self._look_again()
         live = (row for row in self.tokens.rows.values() if row["ended_at"] is None)
         return [row["id"] for row in live if _manages(row)]
 
@@ -83,9 +86,10 @@ class ApiView:
 
         Raises:
             NotFound: 404 ``zone_not_found``.
+            Unavailable: 503 ``state_stale``.
         """
-        if self.zones.live(zone_id) is None and self.tail is not None:
-            await self.tail.probe()
+        if self.zones.live(zone_id) is None:
+            await self._look_again()
         if self.zones.live(zone_id) is None:
             raise zone_not_found(zone_id)
 
