@@ -61,6 +61,7 @@ _BY_STATUS: Mapping[int, Mapping[str, str]] = {
         "zone_slug_conflict": "another zone has this slug",
         "resource_identifier_conflict": "another resource has this identifier",
         "provider_identifier_conflict": "another provider has this identifier",
+        "provider_secret_unreadable": "what is kept cannot be read; name all secrets anew",
         "policy_name_conflict": "another policy has this name",
         "policy_set_name_conflict": "another policy set has this name",
         "app_referenced_by_active_policy": "a policy of the active set names the application",
