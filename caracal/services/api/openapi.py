@@ -266,7 +266,9 @@ def _error_code() -> Document:
 
 def _tags(routes: list[APIRoute]) -> list[Document]:
     """Return the tags in the order of the routers, described by their modules."""
-    modules = {str(route.tags[0]): route.endpoint.__module__ for route in routes}
+    modules: dict[str, str] = {}
+    for route in routes:  # of several modules with one tag the first describes it
+        modules.setdefault(str(route.tags[0]), route.endpoint.__module__)
     described = [
         {"name": tag, "description": _plain(str(sys.modules[module].__doc__))}
         for tag, module in modules.items()

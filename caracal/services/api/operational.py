@@ -25,7 +25,10 @@ def _operation(name: str, summary: str, description: str, responses: Any) -> dic
 
 
 _NUMBERS = {"type": "object", "additionalProperties": True}
-_TOO_OFTEN = _answer("`rate_limited`: too many readiness checks", _schema("Error"))
+_TOO_OFTEN = _answer("`rate_limited`: too many requests; slow down", _schema("Error"))
+_TOO_OFTEN["content"]["application/json"]["examples"] = {
+    "rate_limited": {"$ref": "#/components/examples/rate_limited"}
+}
 _TOO_OFTEN["headers"] = {"Retry-After": {"$ref": "#/components/headers/Retry-After"}}
 _METRICS = _answer("Prometheus text", {"type": "string"}, "text/plain; version=0.0.4")
 _METRICS["content"]["application/json"] = {"schema": _NUMBERS}
