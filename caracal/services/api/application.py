@@ -112,7 +112,7 @@ async def list_(zone_id: ZoneId, call: CallDep, page: PageDep) -> list[Applicati
 
 
 @router.post("", status_code=201)
-@refuses(*TRAITS)
+@refuses("dcr_limit_exceeded", *TRAITS)
 async def create(
     zone_id: ZoneId, body: ApplicationInput, call: CallDep
 ) -> ApplicationWithSecret | ApplicationAnswer:
@@ -121,6 +121,7 @@ async def create(
 
 
 @router.post("/dcr", status_code=201)
+@refuses("dcr_disabled", "dcr_rate_limit_exceeded", "dcr_limit_exceeded", *TRAITS)
 async def register(
     zone_id: ZoneId, body: DcrInput, call: CallDep
 ) -> ApplicationWithSecret | ApplicationAnswer:

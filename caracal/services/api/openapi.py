@@ -95,13 +95,18 @@ _ERROR = {
         "requestId": {"type": "string"},
         "issues": {"type": "array", "items": _ISSUE, "description": "what was wrong, and where"},
         "detail": {"type": "string", "description": "a reason for machines, where there is one"},
+        "live_dcr_applications": {
+            "type": "integer",
+            "description": "of `dcr_shutdown_required`: how many there are",
+        },
     },
 }
 
 
 def operation_id(route: APIRoute) -> str:
     """Return the stable name of an operation, as the clients call it: ``policy_sets.create``."""
-    return f"{str(route.tags[0]).replace(' ', '_')}.{route.name.rstrip('_')}"
+    tag = re.sub(r"[ -]", "_", str(route.tags[0]))
+    return f"{tag}.{route.name.rstrip('_')}"
 
 
 def describe(app: FastAPI, routers: Iterable[APIRouter]) -> Callable[[], Document]:

@@ -15,6 +15,7 @@ from caracal.events.store.vault import Vault
 from caracal.events.zone import zone_not_found
 from caracal.ids import new_id
 from caracal.services.api.call import Call, CallDep
+from caracal.services.api.codes import refuses
 from caracal.services.api.path import ZoneId
 
 router = APIRouter(prefix="/v1/zones/{zone_id}/signing-key", tags=["signing keys"])
@@ -38,6 +39,7 @@ def key_pair(vault: Vault, kid: str | None = None) -> dict[str, Any]:
 
 
 @router.post("/rotate", status_code=201)
+@refuses()
 async def rotate(zone_id: ZoneId, call: CallDep) -> Rotation:
     """Sign with a new key from now on; what the one before signed stays valid."""
     made: list[SigningKey] = []

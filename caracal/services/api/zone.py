@@ -140,6 +140,7 @@ async def get(zone_id: ZoneId, call: CallDep) -> ZoneAnswer:
 
 
 @router.get("/{zone_id}/dcr-status")
+@refuses()
 async def dcr_status(zone_id: ZoneId, call: CallDep) -> DcrStatus:
     """Show whether clients may register themselves, and how many of those are live."""
     row = await _row(call, zone_id)
@@ -156,7 +157,10 @@ async def _row(call: Call, zone_id: str) -> dict[str, Any]:
 
 
 @router.patch("/{zone_id}")
-@refuses("no_fields", "zone_not_found", "zone_slug_conflict")
+@refuses(
+    *("no_fields", "zone_not_found", "zone_slug_conflict"),
+    *("dcr_shutdown_not_applicable", "dcr_shutdown_required"),
+)
 async def patch(zone_id: ZoneId, body: ZonePatch, call: CallDep) -> ZoneAnswer:
     """Change a zone; ``dcr_shutdown`` says what closing registration does to live clients."""
     changes, shutdown = body.given(), body.dcr_shutdown
