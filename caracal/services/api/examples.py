@@ -67,7 +67,7 @@ VALUES: Mapping[str, Any] = {
     "manifest_sha256": _SHA256,
     "manifest": _MANIFEST,
     "manifest_json": _MANIFEST,
-    "policies": [ID],
+    "PolicySetVersionWithManifest.policies": [ID],
     "version_id": _OTHER_ID,
     "active_version_id": _OTHER_ID,
     "position": 4711,
@@ -88,6 +88,8 @@ VALUES: Mapping[str, Any] = {
     "evaluation_status": "complete",
     "metadata_json": {"resource": "resource://billing"},
     "status": "active",
+    "would_activate": True,
+    "Simulation.warnings": [],
     "session_type": "user",
     "request_id": _OTHER_ID,
 }

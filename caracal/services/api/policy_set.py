@@ -189,7 +189,7 @@ async def get_version(
     "version_not_found",
     "shadow_version_not_found",
     "referenced_policy_version_missing",
-    _BROKEN,
+    BROKEN,
     _SHADOW_BROKEN,
 )
 async def activate(
