@@ -1,5 +1,6 @@
 """Read models: one file each, table, reducers, queries. A new read model is a line here."""
 
+from caracal.projections.admin_audit_event import admin_audit
 from caracal.projections.admin_token import admin_tokens
 from caracal.projections.agent import agents
 from caracal.projections.agent_service import agent_services
@@ -35,4 +36,5 @@ PROJECTIONS: tuple[Projection, ...] = (
     invocations,
     delegations,
     revocations,
+    admin_audit,
 )

@@ -10,7 +10,7 @@ import orjson
 from caracal import clock
 from caracal.events.catalogue import export_of
 from caracal.events.record import Record
-from caracal.projections.query import Db, Page, select
+from caracal.projections.query import Db, Page, moments, select
 
 _SHOWN = (
     "id, zone_id, event_type, request_id, decision, policy_set_id, policy_set_version_id,"
@@ -34,23 +34,8 @@ async def list_decisions(
     ``since`` <= ``occurred_at`` < ``until``; ``equal`` may name ``decision``, ``event_type``
     and ``request_id``; None does not filter.
     """
-    conditions: dict[str, Any] = {"zone_id = %s": zone_id}
-    conditions |= {"occurred_at >= %s": since, "occurred_at < %s": until}
-    conditions |= {f"{column} = %s": value for column, value in equal.items()}
-    if page.after is not None:
-        conditions["(occurred_at, id) < (%s, %s)"] = page.after
-    given = {text: value for text, value in conditions.items() if value is not None}
-    arguments = [
-        part
-        for value in given.values()
-        for part in (value if isinstance(value, tuple) else (value,))
-    ]
-    rows = await select(
-        db,
-        f"SELECT {_SHOWN} FROM audit_events WHERE {' AND '.join(given)}"
-        " ORDER BY occurred_at DESC, id DESC LIMIT %s",
-        [*arguments, page.limit + 1],
-    )
+    equal = {"zone_id": zone_id, **equal}
+    rows = await moments(db, _SHOWN, "audit_events", page, since=since, until=until, equal=equal)
     return [_decision(row) for row in rows]
 
 

@@ -5,37 +5,19 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from pydantic import AfterValidator
 
-from caracal import clock
 from caracal.errors import NotFound
 from caracal.events.store.redaction import redacted
 from caracal.projections.audit import list_decisions, trail_of_request
 from caracal.services.api.call import CallDep
+from caracal.services.api.fields import Moment, Word, moment
 from caracal.services.api.models import Answer
 from caracal.services.api.paging import LogPageDep, cut
 from caracal.services.api.path import PathId, ZoneId
 
 router = APIRouter(prefix="/v1/zones/{zone_id}/audit", tags=["audit"])
-
-_WORD = r"^[A-Za-z0-9_.\-:]{1,128}$"
-
-
-def _moment(text: str) -> str:
-    try:
-        clock.parse(text)
-    except OverflowError:
-        raise ValueError("out of range") from None
-    return text
-
-
-Moment = Annotated[
-    str | None,
-    Query(pattern=r"^[-+0-9:.,TWZ]{1,40}$", description="ISO 8601 with offset"),
-    AfterValidator(_moment),
-]
-Word = Annotated[str | None, Query(pattern=_WORD)]
 
 
 class AuditEvent(Answer):
@@ -75,8 +57,8 @@ async def list_(
             db,
             zone_id,
             page,
-            since=clock.parse(since) if since else None,
-            until=clock.parse(until) if until else None,
+            since=moment(since),
+            until=moment(until),
             decision=decision,
             event_type=event_type,
             request_id=request_id,

@@ -45,6 +45,10 @@ class ApiView:
         # The index compares by hash; the last word is constant-time.
         return next((row for row in rows if compare_digest(row["token_sha256"], digest)), None)
 
+    def known_zone(self, zone_id: str | None) -> str | None:
+        """Return the id of a zone that exists, as far as is known here; else None."""
+        return zone_id if zone_id and self.zones.live(zone_id) is not None else None
+
     async def need_zone(self, zone_id: str) -> None:
         """Refuse a zone that does not exist or is archived.
 
