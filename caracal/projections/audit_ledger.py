@@ -98,7 +98,7 @@ class Ledger:
         month = _month(clock.now())
         for _ in range(MONTHS_AHEAD + 1):
             await self._prepare(month)
-            month = _next_month(month)
+            month = next_month(month)
 
     async def write(self, batch: Sequence[Evidence], upto: EntryId | None) -> Written:
         """Append a batch to the chains and move the watermark, all or nothing.
@@ -141,7 +141,7 @@ class Ledger:
         self._months.add(name)
 
     async def _make(self, name: str, first: datetime) -> None:
-        bounds = f"FROM ('{first.isoformat()}') TO ('{_next_month(first).isoformat()}')"
+        bounds = f"FROM ('{first.isoformat()}') TO ('{next_month(first).isoformat()}')"
         try:
             await self._db.execute(
                 f"CREATE TABLE {name} PARTITION OF audit_events FOR VALUES {bounds}"
@@ -256,5 +256,6 @@ def _month(moment: datetime) -> datetime:
     return datetime(moment.year, moment.month, 1, tzinfo=UTC)
 
 
-def _next_month(first: datetime) -> datetime:
+def next_month(first: datetime) -> datetime:
+    """Return the first moment of the month after the one that begins at ``first``."""
     return _month(first + timedelta(days=31))

@@ -20,6 +20,7 @@ from caracal.services.api import (
     admin_audit,
     application,
     audit,
+    audit_retention,
     challenge,
     grant,
     policy,
@@ -64,6 +65,7 @@ ROUTERS = (
     session.router,
     challenge.router,
     audit.router,
+    audit_retention.router,
     admin_audit.of_zone,
     admin_audit.of_all,
 )
