@@ -41,20 +41,26 @@ async def list_decisions(
 
 async def trail_of_request(db: Db, zone_id: str, request_id: str) -> list[dict[str, Any]]:
     """Return what a request led to in a zone, oldest first: decisions, and facts it caused."""
-    rows = await select(
-        db,
-        f"SELECT {_SHOWN} FROM audit_events WHERE zone_id = %s AND request_id = %s",
-        [zone_id, request_id],
-    )
+    trail = await decisions_of_request(db, zone_id, request_id)
     facts = await select(
         db,
         "SELECT position, version, name, state FROM log WHERE request_of(state) = %s",
         [request_id],
     )
     records = [Record.read(**row) for row in facts]
-    trail = [_decision(row) for row in rows]
     trail += [_fact(record) for record in records if record.fact().zone_id == zone_id]
     return sorted(trail, key=_place)
+
+
+async def decisions_of_request(db: Db, zone_id: str, request_id: str) -> list[dict[str, Any]]:
+    """Return the decisions on a request in a zone, oldest first."""
+    rows = await select(
+        db,
+        f"SELECT {_SHOWN} FROM audit_events WHERE zone_id = %s AND request_id = %s"
+        " ORDER BY occurred_at, id",
+        [zone_id, request_id],
+    )
+    return [_decision(row) for row in rows]
 
 
 def _decision(row: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pydantic import AfterValidator
 from caracal.errors import NotFound
 from caracal.events.store.redaction import redacted
 from caracal.projections.audit import list_decisions, trail_of_request
-from caracal.services.api.call import CallDep
+from caracal.services.api.call import Call, CallDep
 from caracal.services.api.fields import Moment, Word, moment
 from caracal.services.api.models import Answer
 from caracal.services.api.paging import LogPageDep, cut
@@ -70,8 +70,17 @@ async def list_(
 @router.get("/by-request/{request_id}")
 async def by_request(zone_id: ZoneId, request_id: PathId, call: CallDep) -> list[AuditDetail]:
     """Show what a request led to, oldest first: decisions, and the facts that it caused."""
+    return [AuditDetail(**entry) for entry in await trail_of(call, zone_id, request_id)]
+
+
+async def trail_of(call: Call, zone_id: str, request_id: str) -> list[dict[str, Any]]:
+    """Return what a request led to in a zone, oldest first.
+
+    Raises:
+        NotFound: 404 ``request_not_found``.
+    """
     async with call.database() as db:
         trail = await trail_of_request(db, zone_id, request_id)
     if not trail:
         raise NotFound("request_not_found", "nothing in this zone is known of that request")
-    return [AuditDetail(**entry) for entry in trail]
+    return trail
