@@ -91,8 +91,24 @@ async def test_a_broken_read_model_does_not_hold_the_ledger(
     events = [refused(), decided(), refused(call_id="call-2")]
     await ingest(ingestor, trail, (await trail.put(*events))[-1])
     await trail.holds(events)
+    await trail.tamper(  # one that came long before the rebuild
+        "UPDATE audit_events SET ingested_at = now() - interval '2 days' WHERE chain_seq = 1"
+    )
     await rebuild(database_url, admin_audit)
     assert [row["id"] for row in await rows(trail)] == ["call-1", "call-2"]
+
+
+async def test_a_rebuild_meanwhile_loses_none(
+    trail: Trail, ingestor: Ingestor, database_url: str
+) -> None:
+    events = [refused(call_id=f"call-{number}") for number in range(200)]
+    async with running(ingestor):
+        entries: list[str] = []
+        for number in range(0, len(events), 20):
+            entries += await trail.put(*events[number : number + 20])
+            await rebuild(database_url, admin_audit)
+        await trail.ingested(entries[-1])
+    assert len(await rows(trail)) == len(events)
 
 
 @pytest.mark.parametrize(
