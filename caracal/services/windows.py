@@ -14,7 +14,9 @@ _MAX_KEYS = 10_000
 class Window:
     """Counts per key in fixed windows of ``seconds``; bounded, least recently used out."""
 
-    def __init__(self, limit: int = 0, seconds: float = _MINUTE, code: str = "rate_limited") -> None:
+    def __init__(
+        self, limit: int = 0, seconds: float = _MINUTE, code: str = "rate_limited"
+    ) -> None:
         self._limit, self._seconds, self._code = limit, seconds, code
         self._counts: OrderedDict[str, tuple[float, int]] = OrderedDict()
 
