@@ -296,7 +296,7 @@ _REQUIRED: Mapping[Service, tuple[str, ...]] = {
     "worker": (),
 }
 _REQUIRED_IN_RUNTIME: Mapping[Service, tuple[str, ...]] = {
-    "api": (),
+    "api": ("audit_hmac_key",),
     "sts": ("audit_hmac_key", "gateway_sts_hmac_key"),
     "coordinator": (),
     "gateway": ("audit_hmac_key", "gateway_sts_hmac_key", "tls_cert_file", "tls_key_file"),

@@ -98,7 +98,7 @@ def test_the_examples_are_complete_and_flow(copy: Path) -> None:
     used = run(copy, "-c", USE)
     assert used.returncode == 0, used.stderr
     assert "zone.frozen caracal.zones.events zones" in used.stdout
-    assert "Region region.opened caracal.regions.events regions" in used.stdout
+    assert "Region region.opened caracal.regions.events admin_audit, regions" in used.stdout
 
 
 def test_a_forgotten_line_says_what_to_add(copy: Path) -> None:

@@ -103,7 +103,7 @@ def test_missing_always_refused(service: Service, name: str) -> None:
     ("service", "name"),
     [(service, "FACTS_HMAC_KEY") for service in SERVICES]
     + [("worker", "STREAMS_HMAC_KEY"), ("worker", "AUDIT_HMAC_KEY")]
-    + [("sts", "AUDIT_HMAC_KEY"), ("sts", "GATEWAY_STS_HMAC_KEY")]
+    + [("api", "AUDIT_HMAC_KEY"), ("sts", "AUDIT_HMAC_KEY"), ("sts", "GATEWAY_STS_HMAC_KEY")]
     + [("gateway", "AUDIT_HMAC_KEY"), ("gateway", "GATEWAY_STS_HMAC_KEY")],
 )
 def test_missing_refused_in_runtime_mode_only(

@@ -4,6 +4,7 @@ from caracal.events.admin_token import AdminToken
 from caracal.events.agent import Agent
 from caracal.events.agent_service import AgentService
 from caracal.events.application import Application
+from caracal.events.audit_retention import AuditRetention
 from caracal.events.base import Aggregate
 from caracal.events.challenge import Challenge
 from caracal.events.delegation import Delegation
@@ -33,4 +34,5 @@ AGGREGATES: tuple[type[Aggregate], ...] = (
     AgentService,
     Invocation,
     Delegation,
+    AuditRetention,
 )

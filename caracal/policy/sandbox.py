@@ -6,7 +6,7 @@ Started by ``process.py`` in isolated mode with nothing of the parent's environm
 ==================================================  =============================================
 ``{"check": [[name, content], …]}``                 ``{"refusal": …, "advice": […]}``; a refusal
                                                     is null, or reason and sentence
-``{"evaluate": {"modules": …, "input": …}}``        ``{"decision": …}``, or ``{"failed": "why"}``
+``{"evaluate": {"modules": …, "inputs": […]}}``     ``{"decisions": […]}``, or ``{"failed": "why"}``
 ==================================================  =============================================
 """
 
@@ -26,7 +26,7 @@ import regorus
 
 from caracal.errors import Unprocessable
 from caracal.policy.advice import advice
-from caracal.policy.engine import QUERY, Bundle, PolicyCompileError, PolicyEngines, deny
+from caracal.policy.engine import QUERY, Bundle, Decision, PolicyCompileError, PolicyEngines, deny
 from caracal.policy.module import Module
 from caracal.policy.reasons import invalid
 from caracal.policy.rules import inspect
@@ -72,19 +72,23 @@ def _checked(modules: Sequence[tuple[str, str]]) -> dict[str, Any]:
     return {"refusal": told, "advice": found}
 
 
-def _evaluated(modules: Sequence[tuple[str, str]], input: Any) -> dict[str, Any]:  # noqa: A002
-    _limit(MAX_CPU_SECONDS + len(modules) // 64)
+def _evaluated(modules: Sequence[tuple[str, str]], inputs: Sequence[Any]) -> dict[str, Any]:
+    _limit(MAX_CPU_SECONDS + len(modules) // 64 + len(inputs) // 2)
     engines = PolicyEngines(0)
     bundle = Bundle("", tuple((name, content) for name, content in modules))
     try:
         engines.load(bundle)
     except PolicyCompileError as error:
         return {"failed": error.description}
+    return {"decisions": [asdict(_decided(engines, bundle, one)) for one in inputs]}
+
+
+def _decided(engines: PolicyEngines, bundle: Bundle, policy_input: Any) -> Decision:
     started = time.process_time()
-    decision = engines.evaluate(bundle, input)
+    decision = engines.evaluate(bundle, policy_input)
     if time.process_time() - started > MAX_TRIAL_SECONDS:
-        decision = deny("evaluation_timeout", status="error")
-    return {"decision": asdict(decision)}
+        return deny("evaluation_timeout", status="error")
+    return decision
 
 
 def _is_exhaustion(error: BaseException) -> bool:

@@ -30,11 +30,25 @@ async def evaluate(
     Raises:
         PolicyCompileError: the policies cannot be used together.
     """
-    work = {"evaluate": {"modules": list(modules), "input": policy_input}}
+    return (await evaluate_all(modules, [policy_input], timeout=timeout))[0]
+
+
+async def evaluate_all(
+    modules: Sequence[tuple[str, str]],
+    inputs: Sequence[Mapping[str, Any]],
+    *,
+    timeout: float = TIMEOUT,
+) -> list[Decision]:
+    """As ``evaluate`` for many inputs, in one process; if it is killed, all are denied.
+
+    Raises:
+        PolicyCompileError: the policies cannot be used together.
+    """
+    work = {"evaluate": {"modules": list(modules), "inputs": list(inputs)}}
     try:
         told = await run(work, timeout=timeout)
     except Exhausted:
-        return deny("evaluation_timeout", status="error")
+        return [deny("evaluation_timeout", status="error")] * len(inputs)
     if (why := told.get("failed")) is not None:
         raise PolicyCompileError(why)
-    return Decision(**told["decision"])
+    return [Decision(**decision) for decision in told["decisions"]]

@@ -1,9 +1,11 @@
 """Read models: one file each, table, reducers, queries. A new read model is a line here."""
 
+from caracal.projections.admin_audit_event import admin_audit
 from caracal.projections.admin_token import admin_tokens
 from caracal.projections.agent import agents
 from caracal.projections.agent_service import agent_services
 from caracal.projections.application import applications
+from caracal.projections.audit_retention import audit_retentions
 from caracal.projections.challenge import challenges
 from caracal.projections.delegation import delegations
 from caracal.projections.grant import grants
@@ -35,4 +37,6 @@ PROJECTIONS: tuple[Projection, ...] = (
     invocations,
     delegations,
     revocations,
+    audit_retentions,
+    admin_audit,
 )

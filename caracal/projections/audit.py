@@ -10,7 +10,7 @@ import orjson
 from caracal import clock
 from caracal.events.catalogue import export_of
 from caracal.events.record import Record
-from caracal.projections.query import Db, Page, select
+from caracal.projections.query import Db, Page, moments, select
 
 _SHOWN = (
     "id, zone_id, event_type, request_id, decision, policy_set_id, policy_set_version_id,"
@@ -34,42 +34,33 @@ async def list_decisions(
     ``since`` <= ``occurred_at`` < ``until``; ``equal`` may name ``decision``, ``event_type``
     and ``request_id``; None does not filter.
     """
-    conditions: dict[str, Any] = {"zone_id = %s": zone_id}
-    conditions |= {"occurred_at >= %s": since, "occurred_at < %s": until}
-    conditions |= {f"{column} = %s": value for column, value in equal.items()}
-    if page.after is not None:
-        conditions["(occurred_at, id) < (%s, %s)"] = page.after
-    given = {text: value for text, value in conditions.items() if value is not None}
-    arguments = [
-        part
-        for value in given.values()
-        for part in (value if isinstance(value, tuple) else (value,))
-    ]
-    rows = await select(
-        db,
-        f"SELECT {_SHOWN} FROM audit_events WHERE {' AND '.join(given)}"
-        " ORDER BY occurred_at DESC, id DESC LIMIT %s",
-        [*arguments, page.limit + 1],
-    )
+    equal = {"zone_id": zone_id, **equal}
+    rows = await moments(db, _SHOWN, "audit_events", page, since=since, until=until, equal=equal)
     return [_decision(row) for row in rows]
 
 
 async def trail_of_request(db: Db, zone_id: str, request_id: str) -> list[dict[str, Any]]:
     """Return what a request led to in a zone, oldest first: decisions, and facts it caused."""
-    rows = await select(
-        db,
-        f"SELECT {_SHOWN} FROM audit_events WHERE zone_id = %s AND request_id = %s",
-        [zone_id, request_id],
-    )
+    trail = await decisions_of_request(db, zone_id, request_id)
     facts = await select(
         db,
         "SELECT position, version, name, state FROM log WHERE request_of(state) = %s",
         [request_id],
     )
     records = [Record.read(**row) for row in facts]
-    trail = [_decision(row) for row in rows]
     trail += [_fact(record) for record in records if record.fact().zone_id == zone_id]
     return sorted(trail, key=_place)
+
+
+async def decisions_of_request(db: Db, zone_id: str, request_id: str) -> list[dict[str, Any]]:
+    """Return the decisions on a request in a zone, oldest first."""
+    rows = await select(
+        db,
+        f"SELECT {_SHOWN} FROM audit_events WHERE zone_id = %s AND request_id = %s"
+        " ORDER BY occurred_at, id",
+        [zone_id, request_id],
+    )
+    return [_decision(row) for row in rows]
 
 
 def _decision(row: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from psycopg import AsyncConnection
 
 from caracal.events.store.audit_entry import Keys
+from caracal.projections.audit_cut import Cut, cuts_between
 from caracal.projections.audit_ledger import alert
 from caracal.projections.audit_row import COLUMNS, Row, chain_hmac
 
@@ -77,8 +78,10 @@ async def verify_chain(
     head = await _head(db, zone_id)  # before the rows: what is appended meanwhile is beyond it
     walk = _Walk(zone_id, keys, await _before(db, zone_id, since))
     async for link in _links(db, zone_id, walk.seq):
+        await _pass_over_cuts(db, walk, link.seq)
         walk.step(link)
     if head is not None:
+        await _pass_over_cuts(db, walk, head[0] + 1)
         walk.finish(*head)
     elif walk.seq and await _head(db, zone_id) is None:  # it has not just begun, either
         walk.report.add("", "chain_end_mismatch", f"ends at {walk.seq}, no end is recorded")
@@ -123,6 +126,21 @@ class _Walk:
         report.checked, report.last_seq = report.checked + 1, link.seq
         self.seq, self._content = link.seq, link.content_sha256
 
+    def pass_over(self, cut: Cut) -> None:
+        """Go on behind what retention dropped."""
+        if not cut.is_tied(self._keys):
+            detail = f"numbers {cut.first_seq} to {cut.last_seq} are not ours to be missing"
+            self.report.add("", "chain_hmac_mismatch", detail)
+            return
+        if cut.first_seq > self.seq + 1:
+            detail = f"number {cut.first_seq}, dropped since, follows {self.seq}"
+            self.report.add("", "chain_gap", detail)
+        elif cut.first_seq == self.seq + 1 and cut.prev_content_sha256 != self._content:
+            detail = f"number {cut.first_seq}, dropped since, follows another content"
+            self.report.add("", "chain_break", detail)
+        # One that begins before was made longer while we walked.
+        self.seq, self._content = cut.last_seq, cut.content_sha256
+
     def _wrong(self, link: _Link) -> Iterator[tuple[str, str]]:
         content, prev = link.row.content_sha256(), link.prev_content_sha256
         if content != link.content_sha256:
@@ -147,6 +165,13 @@ class _Walk:
         elif self.seq == end and self._content != content:
             detail = f"number {end} is {self._content}, recorded end {content}"
             self.report.add("", "chain_end_mismatch", detail)
+
+
+async def _pass_over_cuts(db: Db, walk: _Walk, before: int) -> None:
+    """Let what was dropped explain a gap. After the rows: they go when the cut comes."""
+    if before > walk.seq + 1:
+        for cut in await cuts_between(db, walk.report.zone_id, walk.seq, before):
+            walk.pass_over(cut)
 
 
 async def _head(db: Db, zone_id: str) -> tuple[int, str] | None:

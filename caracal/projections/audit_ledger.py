@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -10,9 +11,11 @@ from typing import Any
 
 from psycopg import AsyncConnection
 from psycopg.errors import (
+    DataError,
     DuplicateTable,
     InsufficientPrivilege,
     InvalidParameterValue,
+    ProgrammingError,
     UniqueViolation,
 )
 
@@ -20,9 +23,15 @@ from caracal import clock
 from caracal.events.store.audit_entry import Keys
 from caracal.events.store.audit_topic import LEDGER_GROUP
 from caracal.events.store.entries import EntryId
+from caracal.projections import PROJECTIONS, sql
 from caracal.projections.audit_row import COLUMNS, Evidence, chain_hmac
 
+logger = logging.getLogger(__name__)
+
 Db = AsyncConnection[Any]
+
+LOCK = "pg_advisory_xact_lock(hashtextextended('audit-ingestor-batch', 0))"
+"""What a transaction takes in which the ledger must not grow."""
 
 MONTHS_AHEAD = 3
 _ROLE = "caracal_audit"
@@ -89,7 +98,7 @@ class Ledger:
         month = _month(clock.now())
         for _ in range(MONTHS_AHEAD + 1):
             await self._prepare(month)
-            month = _next_month(month)
+            month = next_month(month)
 
     async def write(self, batch: Sequence[Evidence], upto: EntryId | None) -> Written:
         """Append a batch to the chains and move the watermark, all or nothing.
@@ -105,8 +114,7 @@ class Ledger:
             # The second lock makes writers wait for each other even when one goes ahead of a
             # leader that has fallen silent.
             await self._db.execute(
-                "SELECT set_config('role', %s, true),"
-                " pg_advisory_xact_lock(hashtextextended('audit-ingestor-batch', 0))",
+                f"SELECT set_config('role', %s, true), {LOCK}",
                 (self._role,),
                 prepare=True,
             )
@@ -115,6 +123,7 @@ class Ledger:
             await self._alert(written.tampered)
             if upto is not None:
                 await self._move_watermark(upto)
+            await self._project(fresh)
         return written
 
     def forget_months(self) -> None:
@@ -132,7 +141,7 @@ class Ledger:
         self._months.add(name)
 
     async def _make(self, name: str, first: datetime) -> None:
-        bounds = f"FROM ('{first.isoformat()}') TO ('{_next_month(first).isoformat()}')"
+        bounds = f"FROM ('{first.isoformat()}') TO ('{next_month(first).isoformat()}')"
         try:
             await self._db.execute(
                 f"CREATE TABLE {name} PARTITION OF audit_events FOR VALUES {bounds}"
@@ -185,6 +194,23 @@ class Ledger:
             prepare=True,
         )
 
+    async def _project(self, fresh: Sequence[Evidence]) -> None:
+        """Apply what read models make of these decisions; the ledger itself never waits for it."""
+        operations = [
+            operation
+            for projection in PROJECTIONS
+            for evidence in fresh
+            for operation in projection.reduce_decision(evidence.row)
+        ]
+        if not operations:
+            return
+        try:
+            async with self._db.transaction():
+                await self._db.execute("SELECT set_config('role', 'none', true)")
+                await sql.apply(self._db, operations)
+        except (ProgrammingError, DataError) as error:  # a rebuild reads them from the ledger
+            logger.error("decisions are missing in a read model: %s", error)
+
     async def _alert(self, tampered: Iterable[Tampered]) -> None:
         for one in tampered:
             row = one.evidence.row
@@ -230,5 +256,6 @@ def _month(moment: datetime) -> datetime:
     return datetime(moment.year, moment.month, 1, tzinfo=UTC)
 
 
-def _next_month(first: datetime) -> datetime:
+def next_month(first: datetime) -> datetime:
+    """Return the first moment of the month after the one that begins at ``first``."""
     return _month(first + timedelta(days=31))

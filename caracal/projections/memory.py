@@ -161,11 +161,14 @@ class MemoryMarks:
         for row_id in operation.ids:
             row = self.rows.setdefault(row_id, self._blank(row_id))
             for name, value in operation.columns.items():
-                row[name] = max(row[name], value)
+                if value is not None:
+                    row[name] = value if row[name] is None else max(row[name], value)
 
     def _blank(self, row_id: str) -> Row:
-        kinds = self.table.columns.items()
-        return {"id": row_id, **{name: False if kind == "boolean" else 0 for name, kind in kinds}}
+        return {"id": row_id, **{n: _BLANK.get(kind) for n, kind in self.table.columns.items()}}
+
+
+_BLANK = {"boolean": False, "bigint": 0}
 
 
 def apply(tables: Mapping[str, MemoryView], operations: Iterable[Applied]) -> None:

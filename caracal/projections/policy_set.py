@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Any
 
 from caracal.events.base import Fact
 from caracal.events.policy_set import PolicySet
+from caracal.policy.engine import Bundle
 from caracal.projections.projection import Projection
 from caracal.projections.query import Db, Page, one, page, select
 from caracal.projections.table import Change, End, Put, Table, change, end, put
@@ -99,3 +101,27 @@ async def is_named_by_active_policy(db: Db, zone_id: str, text: str) -> bool:
         " WHERE s.zone_id = %s AND s.ended_at IS NULL AND strpos(p.content, %s) > 0 LIMIT 1"
     )
     return bool(await select(db, statement, [zone_id, text]))
+
+
+async def recorded_bundle(db: Db, zone_id: str, version_id: str) -> Bundle | None:
+    """Return the policies of a version, also of one that is archived, in its order.
+
+    None when the zone has no such version, or a text is not what its hash says.
+    """
+    statement = (
+        "SELECT v.manifest_sha256, item.id, p.content, p.content_sha256"
+        " FROM policy_set_versions v"
+        " CROSS JOIN LATERAL jsonb_array_elements_text(v.manifest)"
+        " WITH ORDINALITY AS item (id, place)"
+        " LEFT JOIN policy_versions p ON p.id = item.id AND p.zone_id = v.zone_id AND NOT p.stub"
+        " WHERE v.zone_id = %s AND v.id = %s AND NOT v.stub ORDER BY item.place"
+    )
+    rows = await select(db, statement, [zone_id, version_id])
+    if not rows or not all(map(_is_as_hashed, rows)):
+        return None
+    return Bundle(rows[0]["manifest_sha256"], tuple((row["id"], row["content"]) for row in rows))
+
+
+def _is_as_hashed(row: dict[str, Any]) -> bool:
+    content = row["content"]
+    return content is not None and sha256(content.encode()).hexdigest() == row["content_sha256"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -49,6 +50,35 @@ async def page(
         f"SELECT * FROM {table.name} WHERE {seen} {where}{before}"
         f" ORDER BY {time} DESC, id DESC LIMIT %s",
         [*arguments, *(page.after or ()), page.limit + 1],
+    )
+
+
+async def moments(
+    db: Db,
+    columns: str,
+    table: str,
+    page: Page,
+    *,
+    since: datetime | None,
+    until: datetime | None,
+    equal: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """Return a page of what happened, newest first, one row more than its limit when more follow.
+
+    ``since`` <= ``occurred_at`` < ``until``; ``equal`` names columns; None does not filter.
+    """
+    conditions: dict[str, Any] = {"occurred_at >= %s": since, "occurred_at < %s": until}
+    conditions |= {f"{column} = %s": value for column, value in equal.items()}
+    given = {text: value for text, value in conditions.items() if value is not None}
+    arguments = list(given.values())
+    if page.after is not None:
+        given["(occurred_at, id) < (%s, %s)"] = None
+        arguments += page.after
+    where = " AND ".join(given) or "true"
+    return await select(
+        db,
+        f"SELECT {columns} FROM {table} WHERE {where} ORDER BY occurred_at DESC, id DESC LIMIT %s",
+        [*arguments, page.limit + 1],
     )
 
 

@@ -5,14 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
 from psycopg import AsyncConnection
+from psycopg.rows import args_row
 
+from caracal import clock
 from caracal.events.record import Record
 from caracal.events.store.entries import EntryId, LogReader
 from caracal.projections import sql
+from caracal.projections.audit_ledger import LOCK
+from caracal.projections.audit_row import COLUMNS
+from caracal.projections.audit_row import Row as Decision
 from caracal.projections.memory import MemoryMarks, MemoryTable, MemoryView, Row, apply
 from caracal.projections.projection import Projection
 from caracal.projections.runner import CHECKPOINT_CHANNEL
@@ -22,6 +28,12 @@ from caracal.tasks import cancelled
 
 BATCH = 2_000
 _SWAP_ATTEMPTS = 50
+_LONGEST_BATCH = timedelta(hours=1)  # of the ledger: between its beginning and its commit
+_EVER = datetime(1970, 1, 1, tzinfo=UTC)
+_DECISIONS = (
+    f"SELECT {', '.join(COLUMNS)} FROM audit_events"
+    " WHERE event_type = ANY(%s) AND ingested_at >= %s"
+)
 
 Progress = Callable[[int, int], None]
 """Called with (position reached, end of the log)."""
@@ -45,6 +57,7 @@ async def rebuild(
         building = _Building(connection, reading, projection)
         await building.make_tables()
         await building.read_log(progress)
+        await building.read_decisions()
         for _ in range(_SWAP_ATTEMPTS - 1):
             with suppress(psycopg.errors.LockNotAvailable):
                 return await building.swap()
@@ -55,7 +68,10 @@ async def rebuild(
 async def as_of(
     database_url: str, projection: Projection, position: int
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows of a read model as they were at a position of the log, by table."""
+    """Return the rows of a read model as they were at a position of the log, by table.
+
+    What it has of decisions is not shown: these have no place in the log.
+    """
     views: dict[str, MemoryView] = {
         table.name: MemoryMarks(table) if isinstance(table, Merged) else MemoryTable(table)
         for table in projection.tables
@@ -85,6 +101,7 @@ class _Building:
         self._connection, self._reading, self._projection = connection, reading, projection
         self._names = {table.name: f"{table.name}__next" for table in projection.tables}
         self._position = 0
+        self._began = clock.now()
         self._parked: dict[tuple[str, str], int] = {}
 
     async def make_tables(self) -> None:
@@ -117,6 +134,17 @@ class _Building:
             await cancelled(coming)
         self._position = max(self._position, end)
         progress(self._position, end)
+
+    async def read_decisions(self, since: datetime = _EVER) -> None:
+        """Apply what the ledger has of this read model's decisions; again, it changes nothing."""
+        if not (types := list(self._projection.decided)):
+            return
+        cursor = self._reading.cursor("decisions", row_factory=args_row(Decision), withhold=True)
+        async with cursor:
+            await cursor.execute(_DECISIONS, (types, since))
+            while rows := await cursor.fetchmany(BATCH):
+                operations = [op for row in rows for op in self._projection.reduce_decision(row)]
+                await sql.apply(self._connection, operations, self._names)
 
     async def _prepare(self, after: int, upto: int) -> tuple[int, list[Applied]]:
         """Return the next batch's last position and operations; none at the end."""
@@ -155,6 +183,7 @@ class _Building:
                 "SELECT FROM checkpoints WHERE projection = %s FOR UPDATE", (self._projection.name,)
             )
             await self.read_log(lambda at, end: None)
+            await self._last_decisions()
             for name, building in self._names.items():
                 await self._connection.execute(f"DROP TABLE {name}")
                 await self._connection.execute(f"ALTER TABLE {building} RENAME TO {name}")
@@ -163,6 +192,12 @@ class _Building:
                 "UPDATE read_models SET shape = %s WHERE projection = %s",
                 (shape(self._projection), self._projection.name),
             )
+
+    async def _last_decisions(self) -> None:
+        """Let the ledger not grow until the swap, and apply what has come since we read it."""
+        if self._projection.decided:
+            await self._connection.execute(f"SELECT {LOCK}")
+            await self.read_decisions(self._began - _LONGEST_BATCH)
 
     async def _move_checkpoints(self) -> None:
         log = LogReader(self._connection)

@@ -44,18 +44,28 @@ class Table:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Merged:
-    """A table of marks that only grow: of each column the greatest value ever given counts."""
+    """A table of marks that only grow: of each column the greatest value ever given counts.
+
+    A ``bigint`` begins at 0, a ``boolean`` as false, any other column as null.
+    """
 
     name: str
     columns: Mapping[str, str]
+    indexes: Sequence[str] = ()
 
     def ddl(self, name: str | None = None) -> list[str]:
         """Return the statements that create the table, under another name for a rebuild."""
+        name = name or self.name
         columns = "".join(
-            f", {column} {kind} NOT NULL DEFAULT {'false' if kind == 'boolean' else 0}"
-            for column, kind in self.columns.items()
+            f", {column} {kind}{_BEGINS.get(kind, '')}" for column, kind in self.columns.items()
         )
-        return [f"CREATE TABLE {name or self.name} (id text PRIMARY KEY{columns})"]
+        return [
+            f"CREATE TABLE {name} (id text PRIMARY KEY{columns})",
+            *(f"CREATE INDEX ON {name} {index}" for index in self.indexes),
+        ]
+
+
+_BEGINS = {"boolean": " NOT NULL DEFAULT false", "bigint": " NOT NULL DEFAULT 0"}
 
 
 AnyTable = Table | Merged
@@ -130,6 +140,11 @@ def change(table: Table, fact: Fact, **columns: Any) -> Change:
 def end(table: Table, ids: Sequence[str], **columns: Any) -> End:
     """Return the end of things."""
     return End(table, ids, columns)
+
+
+def mark(table: Merged, ids: Sequence[str], **columns: Any) -> Mark:
+    """Return marks; without ``ids`` nothing but the checkpoint moves."""
+    return Mark(table, ids, columns)
 
 
 def _known(table: Table, data: Mapping[str, Any]) -> dict[str, Any]:

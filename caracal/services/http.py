@@ -62,6 +62,18 @@ def header(scope: Scope, name: bytes) -> bytes | None:
     return next((value for key, value in scope["headers"] if key == name), None)
 
 
+def raw_path(scope: Scope) -> str:
+    """Return the path as it came: the server hands it over decoded, and its slashes are lost."""
+    raw = scope.get("raw_path", scope["path"].encode())
+    return str(raw.decode("latin-1").partition("?")[0])
+
+
+def client_address(scope: Scope) -> str:
+    """Return the peer's address."""
+    client = scope.get("client")
+    return client[0] if client else "-"
+
+
 def request_id_of(scope: Scope) -> str:
     """Return the caller's ``X-Request-Id`` when well formed, else a fresh UUIDv7."""
     given = header(scope, b"x-request-id")

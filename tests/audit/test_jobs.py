@@ -10,7 +10,7 @@ import pytest
 
 from caracal.events.store.audit_entry import encode
 from caracal.events.topics import AUDIT
-from caracal.services.worker import audit
+from caracal.services.worker import audit, retention
 from caracal.services.worker.audit import AuditJobs
 from caracal.settings import Settings, load_settings
 from caracal.tasks import cancelled
@@ -43,7 +43,7 @@ async def working(given: Settings) -> AsyncIterator[AuditJobs]:
         for task in tasks:
             stack.push_async_callback(cancelled, task)
         yield jobs
-        assert not any(task.done() for task in tasks)
+        assert [task.exception() for task in tasks if task.done()] == []
 
 
 async def counted(jobs: AuditJobs, **least: int) -> None:
@@ -58,8 +58,10 @@ async def counted(jobs: AuditJobs, **least: int) -> None:
 
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("TRIM_SECONDS", "SWEEP_SECONDS", "MONTHS_SECONDS"):
+    for name in ("TRIM_SECONDS", "SWEEP_SECONDS"):
         monkeypatch.setattr(audit, name, 0.05)
+    for name in ("ROTATE_SECONDS", "LEADER_SECONDS"):
+        monkeypatch.setattr(retention, name, 0.05)
 
 
 @pytest.mark.usefixtures("often")

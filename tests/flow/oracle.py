@@ -9,6 +9,7 @@ from psycopg import AsyncConnection
 from redis.asyncio import Redis
 
 from caracal.events.record import Record
+from caracal.events.store.audit_topic import topic_state, watermark
 from caracal.events.store.entries import ZERO, EntryId, LogReader
 from caracal.events.topics import TOPICS, Topic
 from caracal.projections import PROJECTIONS
@@ -55,9 +56,11 @@ async def check_topics(db: Db, redis: Redis) -> None:
         await eventually(sound, seconds=30, what=f"{topic.name} being what the log yields")
 
 
-async def check_read_models(database_url: str, db: Db, book: Book) -> None:
+async def check_read_models(database_url: str, db: Db, redis: Redis, book: Book) -> None:
     """Read models have applied all, equal a rebuild, and show what was promised."""
     await eventually(lambda: _applied(db), seconds=30, what="the read models having applied all")
+    # What is made of decisions is complete when the ledger is.
+    await eventually(lambda: _ingested(db, redis), seconds=30, what="the ledger having it all")
     tables = [table.name for projection in PROJECTIONS for table in projection.tables]
     before = {name: await _rows(db, name) for name in tables}
     for projection in PROJECTIONS:
@@ -87,6 +90,11 @@ async def _applied(db: Db) -> bool:
             if await checkpoint(db, projection.name, topic.name) < await log.before(topic, end):
                 return False
     return True
+
+
+async def _ingested(db: Db, redis: Redis) -> bool:
+    state = await topic_state(redis)
+    return state.length == 0 or await watermark(db) >= state.last
 
 
 async def missing_evidence(db: Db, book: Book) -> set[str]:

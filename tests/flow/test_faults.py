@@ -93,7 +93,7 @@ async def test_nothing_is_lost_doubled_or_wrongly_allowed(making: Making) -> Non
             await redis.flushall()  # nobody mutates any more: the relay must look by itself
             await oracle.check_log(db, book)
             await oracle.check_topics(db, redis)
-            await oracle.check_read_models(url, db, book)
+            await oracle.check_read_models(url, db, redis, book)
         for token, position in victim.revoked:
             await victim.look(token, position)
         assert (await tenant.call(await tenant.ambient())).status == 200

@@ -168,5 +168,5 @@ async def test_afterwards_the_read_models_are_whole(product: Product) -> None:
         Redis.from_url(product.servers.redis_url) as redis,
     ):
         await oracle.check_topics(db, redis)
-        await oracle.check_read_models(url, db, Book())
+        await oracle.check_read_models(url, db, redis, Book())
     product.assert_alive()

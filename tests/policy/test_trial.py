@@ -11,7 +11,7 @@ import pytest
 
 from caracal.policy.engine import Bundle, PolicyCompileError, PolicyEngines, deny
 from caracal.policy.samples import SAMPLES
-from caracal.policy.trial import evaluate
+from caracal.policy.trial import evaluate, evaluate_all
 from tests.policy.test_check import HEAD, LONG_COMPREHENSION, MEMORY, SCOPES
 
 TIMED_OUT = deny("evaluation_timeout", status="error")
@@ -22,6 +22,13 @@ async def test_it_says_what_an_exchange_would_say(sample: dict[str, Any]) -> Non
     modules = (("scopes", SCOPES),)
     here = PolicyEngines(1 << 20).evaluate(Bundle("0", modules), sample)
     assert asdict(await evaluate(modules, sample)) == asdict(here)
+
+
+async def test_many_inputs_at_once() -> None:
+    engines, bundle = PolicyEngines(1 << 20), Bundle("0", (("scopes", SCOPES),))
+    found = await evaluate_all(bundle.modules, SAMPLES)
+    assert found == [engines.evaluate(bundle, sample) for sample in SAMPLES]
+    assert await evaluate_all(bundle.modules, []) == []
 
 
 async def test_several_policies_speak_together() -> None:

@@ -29,7 +29,7 @@ THINGS = Table(
     final=("status", "ended_on"),
     indexes=("(name)",),
 )
-MARKS = Merged("marks", {"highest": "bigint", "final": "boolean"})
+MARKS = Merged("marks", {"highest": "bigint", "final": "boolean", "status": "int"})
 
 Delivery = tuple[str, Applied]  # topic, operation
 
@@ -54,7 +54,12 @@ final_columns = st.fixed_dictionaries(
 THING_IDS = ["a", "b", "c"]
 ids = st.lists(st.sampled_from(THING_IDS), min_size=1, max_size=3)
 marks = st.fixed_dictionaries(
-    {}, optional={"highest": st.integers(0, 9), "final": st.booleans()}
+    {},
+    optional={
+        "highest": st.integers(0, 9),
+        "final": st.booleans(),
+        "status": st.none() | st.integers(0, 9),
+    },
 ).filter(bool)
 
 

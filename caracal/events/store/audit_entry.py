@@ -22,6 +22,12 @@ from caracal.ids import new_id
 Keys = Sequence[bytes]
 """The ring of ``AUDIT_HMAC_KEY``: the first signs, all verify; empty: nothing is checked."""
 
+ADMIN_REQUEST = "admin_request"
+"""Event type of a refused request to the control plane or the Coordinator."""
+
+NO_ZONE = "system"
+"""Zone of what concerns none that exists."""
+
 _OMITTED_WHEN_EMPTY = ("policy_set_id", "policy_set_version_id", "manifest_sha")
 _REPLAYED = "policy_input"
 

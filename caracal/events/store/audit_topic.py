@@ -58,13 +58,17 @@ async def backlog(redis: Redis) -> Backlog:
     """Return how many entries are not acknowledged, and for how long the oldest has been given."""
     dead_letters = int(await redis.xlen(AUDIT_DEAD))
     try:
-        groups = await redis.xinfo_groups(AUDIT)
         oldest = await redis.xpending_range(AUDIT, LEDGER_GROUP, "-", "+", 1)
+        groups = await redis.xinfo_groups(AUDIT)
     except ResponseError:  # no topic, no group: nothing was ever added
         return Backlog(0, 0, dead_letters)
-    group = next(one for one in groups if one["name"].decode() == LEDGER_GROUP)
     idle = int(oldest[0]["time_since_delivered"]) / 1000 if oldest else 0
-    return Backlog((group["lag"] or 0) + group["pending"], idle, dead_letters)
+    waiting = sum(
+        (group["lag"] or 0) + group["pending"]
+        for group in groups
+        if group["name"].decode() == LEDGER_GROUP  # it may have vanished between the two answers
+    )
+    return Backlog(waiting, idle, dead_letters)
 
 
 async def watermark(connection: AsyncConnection[Any], group: str = LEDGER_GROUP) -> EntryId:

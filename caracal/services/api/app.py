@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 
 from caracal import __version__
 from caracal.events.store.appender import Appender
+from caracal.events.store.audit_writer import AuditWriter
 from caracal.events.store.log import Log
 from caracal.events.store.redis import connect
 from caracal.events.store.vault import Vault
 from caracal.projections.tail import Tail
 from caracal.projections.waiter import Waiter
 from caracal.services.api import (
+    admin_audit,
     admin_token,
     application,
     audit,
+    audit_explanation,
+    audit_replay,
+    audit_retention,
     bootstrap,
     challenge,
     docs_page,
@@ -38,7 +44,7 @@ from caracal.services.api import (
 )
 from caracal.services.api.call import Api
 from caracal.services.api.consistency import MinPosition
-from caracal.services.api.door import Door
+from caracal.services.api.door import Door, zone_of
 from caracal.services.api.hashing import Hashing
 from caracal.services.api.limits import Limits, Registrations
 from caracal.services.api.openapi import describe, operation_id
@@ -47,6 +53,7 @@ from caracal.services.api.view import ApiView
 from caracal.services.connections import pool, rings
 from caracal.services.health import Health
 from caracal.services.http import App, Edge
+from caracal.services.refused_requests import Actor, Recorded, RefusedRequests
 from caracal.settings import Settings
 
 ROUTERS = (
@@ -65,6 +72,11 @@ ROUTERS = (
     session.router,
     challenge.router,
     audit.router,
+    audit_explanation.router,
+    audit_replay.router,
+    audit_retention.router,
+    admin_audit.of_zone,
+    admin_audit.of_all,
     admin_token.router,
     bootstrap.router,
     docs_page.router,
@@ -84,7 +96,11 @@ def create_app(settings: Settings) -> App:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(registrations.close)
             app.state.api = await _start(settings, view, stack)
-            health.watch(database=app.state.api.pool, tail=view.tail)
+            health.watch(
+                database=app.state.api.pool,
+                tail=view.tail,
+                counters=lambda: _counters(app.state.api),
+            )
             await seed.bootstrap_token(app.state.api)
             uses.start(app.state.api.pool)
             stack.push_async_callback(uses.stop)
@@ -102,7 +118,19 @@ def create_app(settings: Settings) -> App:
         body_limit=settings.api_body_limit_bytes,
         body_seconds=settings.request_timeout_ms / 1000,
     )
-    return health.around(edge, lifespan=app)
+    recorded = Recorded(
+        edge,
+        lambda: app.state.api.refused,
+        concerns=lambda path: path.startswith("/v1/"),
+        actor=_actor,
+        zone=lambda scope: view.known_zone(zone_of(scope)),
+    )
+    return health.around(recorded, lifespan=app)
+
+
+def _actor(state: Mapping[str, Any]) -> Actor | None:
+    token = state.get("token")
+    return Actor(token["id"], token["name"], token["scope"]) if token else None
 
 
 def routes(lifespan: Lifespan | None = None, *, local_bootstrap: bool = True) -> FastAPI:
@@ -145,6 +173,16 @@ async def _start(settings: Settings, view: ApiView, stack: AsyncExitStack) -> Ap
     stack.push_async_callback(redis.aclose)
     await view.tail.start()
     stack.push_async_callback(view.tail.stop)
+    writer = AuditWriter(
+        database_url=settings.database_url,
+        redis_url=settings.redis_url,
+        keys=settings.audit_hmac_key,
+    )
+    await writer.start()
+    stack.push_async_callback(writer.stop)
+    refused = RefusedRequests(writer, unproven_per_min=settings.admin_auth_fail_limit_per_min)
+    await refused.start()
+    stack.push_async_callback(refused.stop)
     return Api(
         settings=settings,
         pool=connections,
@@ -154,4 +192,16 @@ async def _start(settings: Settings, view: ApiView, stack: AsyncExitStack) -> Ap
         waiter=waiter,
         view=view,
         redis=redis,
+        writer=writer,
+        refused=refused,
     )
+
+
+def _counters(api: Api) -> dict[str, Any]:
+    counters = api.writer.counters
+    return {
+        "audit_added_total": counters.added,
+        "audit_dropped": counters.dropped,
+        "audit_sink_errors": counters.errors,
+        "audit_unrecorded_total": api.refused.unrecorded,
+    }

@@ -5,38 +5,20 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from pydantic import AfterValidator
 
-from caracal import clock
 from caracal.errors import NotFound
 from caracal.events.store.redaction import redacted
 from caracal.projections.audit import list_decisions, trail_of_request
-from caracal.services.api.call import CallDep
+from caracal.services.api.call import Call, CallDep
 from caracal.services.api.codes import refuses
+from caracal.services.api.fields import Moment, Word, moment
 from caracal.services.api.models import Answer
 from caracal.services.api.paging import LogPageDep, cut
 from caracal.services.api.path import PathId, ZoneId
 
 router = APIRouter(prefix="/v1/zones/{zone_id}/audit", tags=["audit"])
-
-_WORD = r"^[A-Za-z0-9_.\-:]{1,128}$"
-
-
-def _moment(text: str) -> str:
-    try:
-        clock.parse(text)
-    except (ValueError, OverflowError):
-        raise ValueError("must be an ISO 8601 time with offset, in this era") from None
-    return text
-
-
-Moment = Annotated[
-    str | None,
-    Query(pattern=r"^[-+0-9:.,TWZ]{1,40}$", description="ISO 8601 with offset"),
-    AfterValidator(_moment),
-]
-Word = Annotated[str | None, Query(pattern=_WORD)]
 
 
 class AuditEvent(Answer):
@@ -77,8 +59,8 @@ async def list_(
             db,
             zone_id,
             page,
-            since=clock.parse(since) if since else None,
-            until=clock.parse(until) if until else None,
+            since=moment(since),
+            until=moment(until),
             decision=decision,
             event_type=event_type,
             request_id=request_id,
@@ -91,8 +73,17 @@ async def list_(
 @refuses("request_not_found")
 async def by_request(zone_id: ZoneId, request_id: PathId, call: CallDep) -> list[AuditDetail]:
     """Show what a request led to, oldest first: decisions, and the facts that it caused."""
+    return [AuditDetail(**entry) for entry in await trail_of(call, zone_id, request_id)]
+
+
+async def trail_of(call: Call, zone_id: str, request_id: str) -> list[dict[str, Any]]:
+    """Return what a request led to in a zone, oldest first.
+
+    Raises:
+        NotFound: 404 ``request_not_found``.
+    """
     async with call.database() as db:
         trail = await trail_of_request(db, zone_id, request_id)
     if not trail:
         raise NotFound("request_not_found", "nothing in this zone is known of that request")
-    return [AuditDetail(**entry) for entry in trail]
+    return trail

@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 
 from caracal.errors import CaracalError, Unavailable
 from caracal.events.base import Aggregate, acting
+from caracal.events.store.audit_writer import AuditWriter
 from caracal.events.store.log import Log, Saved, retrying
 from caracal.events.store.vault import Vault
 from caracal.projections.query import Db
@@ -22,6 +23,7 @@ from caracal.services.api.hashing import Hashing
 from caracal.services.api.view import ApiView
 from caracal.services.cascade import Cascade, Ground
 from caracal.services.http import traceparent_of
+from caracal.services.refused_requests import RefusedRequests
 from caracal.settings import Settings
 
 Thing = TypeVar("Thing", bound=Aggregate)
@@ -39,6 +41,8 @@ class Api:
     waiter: Waiter
     view: ApiView
     redis: Redis
+    writer: AuditWriter
+    refused: RefusedRequests
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,8 @@ class Call:
 
     @contextmanager
     def acting(self, zone_id: str | None) -> Iterator[None]:
-        """Give the events made inside the caller's metadata."""
+        """Give the events made inside the caller's metadata, and what the admin audit needs."""
+        route = self.request.scope["route"]
         with acting(
             zone_id=zone_id,
             actor=self.token["id"],
@@ -79,6 +84,9 @@ class Call:
             action=f"{self.request.method} {self.request.url.path}",
             request_id=self.request_id,
             traceparent=traceparent_of(self.request.scope),
+            call_id=self.request.state.call_id,
+            actor_scope=self.token["scope"],
+            status_code=route.status_code or 200,
         ):
             yield
 

@@ -12,10 +12,10 @@ from urllib.parse import unquote
 
 from caracal.errors import BadInput, Forbidden, NotFound
 from caracal.ids import ID_PATTERN
-from caracal.services.api.limits import Limits, client_address
+from caracal.services.api.limits import Limits
 from caracal.services.api.uses import Uses
 from caracal.services.api.view import ApiView, invalid_admin_token
-from caracal.services.http import App, Receive, Scope, Send, bearer_of
+from caracal.services.http import App, Receive, Scope, Send, bearer_of, client_address, raw_path
 
 _ZONE = re.compile(r"^/v1/zones/(?P<zone>[^/]+)(?P<rest>/.*)?$")
 _REGISTRATION = ("POST", "/applications/dcr")
@@ -46,8 +46,7 @@ class Door:
         self._uses.note(token["id"])
         scope["state"]["token"] = token
         _check_capability(token, scope["method"], scope["path"])
-        # The server hands over the path decoded once; the raw one tells the segments apart.
-        path = scope.get("raw_path", scope["path"].encode()).decode("latin-1").partition("?")[0]
+        path = raw_path(scope)
         match = _ZONE.match(path)
         if match is None and _ZONE.match(scope["path"]):  # its slashes are encoded
             raise NotFound("not_found", "there is no such route")
@@ -68,6 +67,12 @@ class Door:
         except type(invalid_admin_token()):
             self._limits.failed(address)
             raise
+
+
+def zone_of(scope: Scope) -> str | None:
+    """Return the zone that a path names, if any."""
+    match = _ZONE.match(raw_path(scope))
+    return unquote(match["zone"]) if match else None
 
 
 def _guarded(path: str) -> bool:

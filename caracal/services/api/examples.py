@@ -90,6 +90,8 @@ VALUES: Mapping[str, Any] = {
     "status": "active",
     "would_activate": True,
     "Simulation.warnings": [],
+    "retention_days": 30,
+    "limit_days": 365,
     "session_type": "user",
     "request_id": _OTHER_ID,
 }

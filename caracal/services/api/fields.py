@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import datetime
 from math import isfinite
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import orjson
+from fastapi import Query
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from caracal import clock
 from caracal.errors import BadInput
 from caracal.ids import ID_PATTERN
 from caracal.services.api.models import printable
@@ -42,6 +45,27 @@ def url_of(*schemes: str) -> Callable[[str], str]:
         return text
 
     return check
+
+
+def _moment(text: str) -> str:
+    try:
+        clock.parse(text)
+    except OverflowError:
+        raise ValueError("out of range") from None
+    return text
+
+
+Moment = Annotated[
+    str | None,
+    Query(pattern=r"^[-+0-9:.,TWZ]{1,40}$", description="ISO 8601 with offset"),
+    AfterValidator(_moment),
+]
+Word = Annotated[str | None, Query(pattern=ID_PATTERN.pattern)]
+
+
+def moment(text: str | None) -> datetime | None:
+    """Return the time that a query names, if any."""
+    return clock.parse(text) if text else None
 
 
 HttpUrl = Annotated[str, Field(max_length=2048), AfterValidator(url_of("http", "https"))]

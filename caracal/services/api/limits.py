@@ -3,17 +3,12 @@ of registrations, per zone, in Redis for all replicas."""
 
 from __future__ import annotations
 
-import time
-from collections import OrderedDict
-
 from redis.asyncio import Redis
 
 from caracal.errors import TooMany
 from caracal.events.store.redis import GONE, connect, script
-from caracal.services.http import Scope
+from caracal.services.windows import Window
 
-_MINUTE = 60.0
-_MAX_KEYS = 10_000
 _REGISTRATIONS, _SECOND = 10, 1.0
 _REDIS_SECONDS = 0.5  # that a registration waits for Redis
 _COUNT = """
@@ -21,47 +16,6 @@ local n = redis.call('INCR', KEYS[1])
 if n == 1 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
 return n
 """
-
-
-class Window:
-    """Counts per key in fixed windows of ``seconds``; bounded, least recently used out."""
-
-    def __init__(self, limit: int, seconds: float = _MINUTE, code: str = "rate_limited") -> None:
-        self._limit, self._seconds, self._code = limit, seconds, code
-        self._counts: OrderedDict[str, tuple[float, int]] = OrderedDict()
-
-    def count(self, key: str) -> int:
-        """Return how often ``key`` was counted in its running window."""
-        started, count = self._counts.get(key, (0.0, 0))
-        return count if time.monotonic() - started < self._seconds else 0
-
-    def add(self, key: str) -> None:
-        """Count ``key`` once more."""
-        now = time.monotonic()
-        started, count = self._counts.pop(key, (now, 0))
-        self._counts[key] = (started, count + 1) if now - started < self._seconds else (now, 1)
-        if len(self._counts) > _MAX_KEYS:
-            self._counts.popitem(last=False)
-
-    def check(self, key: str) -> None:
-        """Refuse a key that has reached the limit (0: no limit).
-
-        Raises:
-            TooMany: 429, with the window's code.
-        """
-        if self._limit and self.count(key) >= self._limit:
-            started = self._counts[key][0]
-            wait = int(self._seconds - (time.monotonic() - started)) + 1
-            raise TooMany(self._code, "too many requests; slow down", retry_after=wait)
-
-    def enter(self, key: str) -> None:
-        """Count ``key`` once more, unless it has reached the limit.
-
-        Raises:
-            TooMany: 429, with the window's code.
-        """
-        self.check(key)
-        self.add(key)
 
 
 class Registrations:
@@ -115,9 +69,3 @@ class Limits:
     async def check_registrations(self, zone_id: str) -> None:
         """Count a registration in a zone that need not exist, and refuse it over the limit."""
         await self._registrations.enter(zone_id)
-
-
-def client_address(scope: Scope) -> str:
-    """Return the peer's address."""
-    client = scope.get("client")
-    return client[0] if client else "-"

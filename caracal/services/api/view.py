@@ -81,6 +81,10 @@ class ApiView:
         seeds = (row for row in managing if row["created_by"] == created_by)
         return own["id"], [row["id"] for row in seeds if row["position"] < own["position"]]
 
+    def known_zone(self, zone_id: str | None) -> str | None:
+        """Return the id of a zone that exists, as far as is known here; else None."""
+        return zone_id if zone_id and self.zones.live(zone_id) is not None else None
+
     async def need_zone(self, zone_id: str) -> None:
         """Refuse a zone that does not exist or is archived.
 

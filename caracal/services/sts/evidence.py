@@ -11,7 +11,6 @@ from caracal.services.sts.exchange import Exchange, Verdict
 from caracal.services.sts.refusals import EXCHANGE, Refused
 from caracal.services.sts.token_request import TokenRequest
 
-NO_ZONE = "system"
 _LONGEST = 256  # of what an unknown caller wrote
 
 

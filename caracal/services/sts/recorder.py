@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from caracal.errors import CaracalError
-from caracal.events.store.audit_entry import AuditEvent, Prebuilt
+from caracal.events.store.audit_entry import NO_ZONE, AuditEvent, Prebuilt
 from caracal.events.store.audit_writer import AuditWriter
 from caracal.services.sts import evidence
 from caracal.services.sts.call import Call
@@ -109,7 +109,7 @@ class Recorder:
 
     def _of_refusal(self, call: Call, refused: Refused) -> Prebuilt:
         zone_id = call.request.zone_id
-        known = zone_id if self.view.zone(zone_id) is not None else evidence.NO_ZONE
+        known = zone_id if self.view.zone(zone_id) is not None else NO_ZONE
         return self._entry(evidence.of_refusal(call.request, call.request_id, known, refused))
 
     def _of_limit(self, exchange: Exchange, verdict: Verdict) -> Prebuilt:

@@ -1,4 +1,4 @@
-"""The worker's audit jobs: ingest, trim, verify, keep the partitions ahead of time."""
+"""The worker's audit jobs: ingest, trim, verify; make and drop the ledger's months."""
 
 from __future__ import annotations
 
@@ -21,14 +21,13 @@ from caracal.events.store.redis import GONE, connect
 from caracal.events.store.signature import Keyring
 from caracal.projections.audit_chain import ChainReport, sweep
 from caracal.projections.audit_ingest import Ingestor
-from caracal.projections.audit_ledger import Ledger
+from caracal.services.worker.retention import Retention
 from caracal.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 TRIM_SECONDS = 10
 SWEEP_SECONDS = 3600
-MONTHS_SECONDS = 6 * 3600
 _AGAIN_SECONDS = 5
 
 Work = Callable[[AsyncConnection[Any]], Awaitable[None]]
@@ -43,7 +42,6 @@ class AuditGauges:
     dead_letters: int = 0
     trimmed: int = 0
     idle_groups: int = 0
-    partitions_made: int = 0
     checked: int = 0
     mismatches: int = 0
     breaks: int = 0
@@ -58,6 +56,7 @@ class AuditJobs:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.gauges = AuditGauges()
+        self.retention = Retention(settings)
         self.ingestor = Ingestor(
             database_url=settings.database_url,
             redis_url=settings.redis_url,
@@ -72,7 +71,7 @@ class AuditJobs:
             self.ingestor.run(),
             self._every(TRIM_SECONDS, self._trim),
             self._every(SWEEP_SECONDS, self._sweep),
-            self._every(MONTHS_SECONDS, self._prepare_months),
+            self.retention.run(),
         ]
 
     async def lagging(self) -> str | None:
@@ -103,7 +102,9 @@ class AuditJobs:
             "tamper_hmac_failures": gauges.hmac_failures,
             "tamper_last_sweep_unix": gauges.last_sweep,
             "tamper_last_full_unix": gauges.last_full,
-            "retention_created_total": ingest.partitions_made + gauges.partitions_made,
+            "retention_created_total": ingest.partitions_made + self.retention.made,
+            "retention_dropped_total": self.retention.dropped,
+            "is_retention_leader": int(self.retention.is_leader),
             "audit_trimmed_total": gauges.trimmed,
             "audit_idle_groups": gauges.idle_groups,
         }
@@ -155,8 +156,3 @@ class AuditJobs:
             gauges.hmac_failures += found.kind == "chain_hmac_mismatch"
             gauges.breaks += found.kind in ("chain_break", "chain_gap", "chain_end_mismatch")
             logger.error("ledger: %s in %s: %s", found.kind, found.zone_id, found.detail)
-
-    async def _prepare_months(self, connection: AsyncConnection[Any]) -> None:
-        ledger = Ledger(connection, self._settings.audit_hmac_key)
-        await ledger.prepare_months()
-        self.gauges.partitions_made += ledger.partitions_made

@@ -1,0 +1,55 @@
+"""Counts in fixed windows of time, in memory of one process."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+
+from caracal.errors import TooMany
+
+_MINUTE = 60.0
+_MAX_KEYS = 10_000
+
+
+class Window:
+    """Counts per key in fixed windows of ``seconds``; bounded, least recently used out."""
+
+    def __init__(
+        self, limit: int = 0, seconds: float = _MINUTE, code: str = "rate_limited"
+    ) -> None:
+        self._limit, self._seconds, self._code = limit, seconds, code
+        self._counts: OrderedDict[str, tuple[float, int]] = OrderedDict()
+
+    def count(self, key: str) -> int:
+        """Return how often ``key`` was counted in its running window."""
+        started, count = self._counts.get(key, (0.0, 0))
+        return count if time.monotonic() - started < self._seconds else 0
+
+    def add(self, key: str) -> int:
+        """Count ``key`` once more; return how often it was in its running window."""
+        now = time.monotonic()
+        started, count = self._counts.pop(key, (now, 0))
+        self._counts[key] = (started, count + 1) if now - started < self._seconds else (now, 1)
+        if len(self._counts) > _MAX_KEYS:
+            self._counts.popitem(last=False)
+        return self._counts[key][1]
+
+    def check(self, key: str) -> None:
+        """Refuse a key that has reached the limit (0: no limit).
+
+        Raises:
+            TooMany: 429, with the window's code.
+        """
+        if self._limit and self.count(key) >= self._limit:
+            started = self._counts[key][0]
+            wait = int(self._seconds - (time.monotonic() - started)) + 1
+            raise TooMany(self._code, "too many requests; slow down", retry_after=wait)
+
+    def enter(self, key: str) -> None:
+        """Count ``key`` once more, unless it has reached the limit.
+
+        Raises:
+            TooMany: 429, with the window's code.
+        """
+        self.check(key)
+        self.add(key)
