@@ -12,8 +12,9 @@ from redis.asyncio import Redis
 from rich.console import Console
 from rich.table import Table
 
-from caracal.cli.target import DataDir, settings_of_running_stack
-from caracal.cli.up import DEFAULT_DATA_DIR, exit_code
+from caracal.cli.running import DEFAULT_DATA_DIR, DataDir
+from caracal.cli.target import settings_of_running_stack
+from caracal.cli.up import exit_code
 from caracal.events.store.entries import EntryId, LogReader
 from caracal.events.store.redis import connect
 from caracal.events.topics import AUDIT, HEARTBEAT, TOPICS, Topic

@@ -1,0 +1,144 @@
+"""How a command gets its connection: options that all commands share, said once."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from functools import partial
+from inspect import Parameter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from caracal.cli.connection import Cli, Flags
+from caracal.cli.outcome import REFUSED, reported
+from caracal.cli.running import DEFAULT_DATA_DIR
+
+Run = Callable[..., None]
+
+_where = partial(typer.Option, rich_help_panel="Where", show_default=False)
+
+_path = partial(_where, parser=Path, metavar="PATH")  # typer's own reader imports pydantic
+
+
+def _shared(
+    *,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    zone: Annotated[
+        str | None,
+        _where(envvar="CARACAL_ZONE", help="Zone, by id, slug or name. Else the only one."),
+    ] = None,
+    api_url: Annotated[
+        str | None,
+        _where(envvar="CARACAL_API_URL", help="Control plane. Else that of the running stack."),
+    ] = None,
+    token: Annotated[
+        str | None,
+        _where(
+            envvar="CARACAL_ADMIN_TOKEN",
+            help="Admin token. Others may see it here: use the variable, or the file.",
+        ),
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        _path(envvar="CARACAL_ADMIN_TOKEN_FILE", help="File with the admin token."),
+    ] = None,
+    coordinator_url: Annotated[
+        str | None, _where(envvar="CARACAL_COORDINATOR_URL", help="Coordinator.")
+    ] = None,
+    coordinator_token: Annotated[
+        str | None,
+        _where(envvar="CARACAL_COORDINATOR_TOKEN", help="Token for the Coordinator."),
+    ] = None,
+    data_dir: Annotated[
+        Path, _path(envvar="CARACAL_DATA_DIR", help="Data directory of the running stack.")
+    ] = DEFAULT_DATA_DIR,
+) -> Flags:
+    return Flags(
+        json=json,
+        zone=zone,
+        api_url=api_url or None,
+        token=token or None,
+        token_file=token_file,
+        coordinator_url=coordinator_url or None,
+        coordinator_token=coordinator_token or None,
+        data_dir=data_dir,
+    )
+
+
+_SHARED = inspect.signature(_shared, eval_str=True).parameters
+_OF_COORDINATOR = frozenset({"coordinator_url", "coordinator_token"})
+
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+def group() -> typer.Typer:
+    """Return an empty group of commands."""
+    return typer.Typer(no_args_is_help=True, add_completion=False)
+
+
+def command(
+    app: typer.Typer,
+    name: str,
+    *,
+    zoned: bool = True,
+    coordinator: bool = False,
+    parameters: Sequence[Parameter] | None = None,
+    help: str | None = None,
+) -> Callable[[Run], Run]:
+    """Add ``run(cli, …)`` as a command: it gets an open ``Cli`` and its own parameters.
+
+    Args:
+        zoned: whether it works on a zone.
+        coordinator: whether it talks to the Coordinator.
+        parameters: its own parameters, where its signature does not say them.
+        help: its line of help, where it has no docstring of its own.
+    """
+
+    def add(run: Run) -> Run:
+        own = _own(run) if parameters is None else list(parameters)
+        shared = [
+            parameter
+            for parameter in _SHARED.values()
+            if (zoned or parameter.name != "zone")
+            and (coordinator or parameter.name not in _OF_COORDINATOR)
+        ]
+        names = {parameter.name for parameter in shared}
+
+        def called(**given: Any) -> None:
+            flags = _shared(**{each: given.pop(each) for each in names})
+            with reported(), Cli(flags).open() as cli:
+                run(cli, **given)
+
+        _describe(called, [*own, *shared], help or inspect.getdoc(run))
+        app.command(name)(called)
+        return run
+
+    return add
+
+
+def _own(run: Run) -> list[Parameter]:
+    return list(inspect.signature(run, eval_str=True).parameters.values())[1:]
+
+
+def _describe(called: Run, parameters: Sequence[Parameter], help: str | None) -> None:
+    """Give ``called`` the parameters that typer reads off a function."""
+    keyword_only = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in parameters]
+    described: Any = called
+    described.__signature__ = inspect.Signature(keyword_only)
+    described.__annotations__ = {each.name: each.annotation for each in parameters}
+    described.__doc__ = help
+
+
+def sure(sentence: str, yes: bool) -> None:
+    """Ask on a terminal whether to go on; a script has decided already.
+
+    Raises:
+        typer.Exit: no.
+    """
+    if yes or not typer.get_text_stream("stdin").isatty():
+        return
+    if not typer.confirm(f"{sentence} Go on?", err=True):
+        typer.echo("Nothing was changed.", err=True)
+        raise typer.Exit(REFUSED)
