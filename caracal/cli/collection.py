@@ -85,6 +85,7 @@ class Things:
         filters: of its list.
         ending: what is lost with one; asked before ``delete``.
         hidden: members that ``get`` shows as JSON only.
+        row: gives a thing the members that the table shows.
     """
 
     noun: str
@@ -94,6 +95,7 @@ class Things:
     filters: tuple[Field, ...] = ()
     ending: str = ""
     hidden: tuple[str, ...] = ()
+    row: Callable[[Any], dict[str, Any]] = dict
     zoned: bool = True
     coordinator: bool = False
 
@@ -111,47 +113,47 @@ class Things:
         within = (cli.zone_id,) if self.zoned else ()
         return getattr(cli.space(self.namespace), method)(*within, *arguments, **more)
 
-    def show(self, app: typer.Typer, name: str, method: str, help: str) -> None:
+    def show(self, app: typer.Typer, name: str, method: str, line: str) -> None:
         """Add a command that calls ``method`` of one thing and shows the answer."""
 
-        @self.command(app, name, parameters=[self.which()], help=help)
-        def run(cli: Cli, id: str) -> None:
-            cli.out.record(self.call(cli, method, id))
+        @self.command(app, name, parameters=[self.which()], line=line)
+        def run(cli: Cli, thing_id: str) -> None:
+            cli.out.record(self.call(cli, method, thing_id))
 
     def list_of(
-        self, app: typer.Typer, name: str, method: str, help: str, columns: Sequence[str]
+        self, app: typer.Typer, name: str, method: str, line: str, columns: Sequence[str]
     ) -> None:
         """Add a command that lists what ``method`` of one thing answers."""
 
-        @self.command(app, name, parameters=[self.which()], help=help)
-        def run(cli: Cli, id: str) -> None:
-            cli.out.rows(self.call(cli, method, id), columns, "Nothing.")
+        @self.command(app, name, parameters=[self.which()], line=line)
+        def run(cli: Cli, thing_id: str) -> None:
+            cli.out.rows(self.call(cli, method, thing_id), columns, "Nothing.")
 
     def end(self, app: typer.Typer, name: str, method: str, past: str) -> None:
         """Add a command that ends one thing, after asking."""
         asked = [self.which(), Parameter("yes", Parameter.KEYWORD_ONLY, default=False,
                                          annotation=Yes)]  # fmt: skip
 
-        @self.command(app, name, parameters=asked, help=f"End {_a(self.noun)}: {self.ending}")
-        def run(cli: Cli, id: str, yes: bool) -> None:
-            sure(f"{self.noun.capitalize()} {id} will be {past}: {self.ending}", yes)
-            self.call(cli, method, id)
-            cli.out.done(f"{self.noun} {id} {past}", id=id, **{past: True})
+        @self.command(app, name, parameters=asked, line=f"End {_a(self.noun)}: {self.ending}")
+        def run(cli: Cli, thing_id: str, yes: bool) -> None:
+            sure(f"{self.noun.capitalize()} {thing_id} will be {past}: {self.ending}", yes)
+            self.call(cli, method, thing_id)
+            cli.out.done(f"{self.noun} {thing_id} {past}", id=thing_id, **{past: True})
 
     def patch(self, app: typer.Typer, fields: Sequence[Field]) -> None:
         """Add a command that changes ``fields`` of one thing."""
         clear = clear_option([field.name for field in fields if field.null])
         parameters = [self.which(), *(field.parameter() for field in fields), *clear]
 
-        @self.command(app, "patch", parameters=parameters, help=f"Change {_a(self.noun)}.")
-        def run(cli: Cli, id: str, clear: list[str] | None = None, **given: Any) -> None:
+        @self.command(app, "patch", parameters=parameters, line=f"Change {_a(self.noun)}.")
+        def run(cli: Cli, thing_id: str, clear: list[str] | None = None, **given: Any) -> None:
             body = sent(fields, given, clear=clear or ())
-            cli.out.record(self.call(cli, "patch", id, body))
+            cli.out.record(self.call(cli, "patch", thing_id, body))
 
     def which(self) -> Parameter:
         """Return the argument that names one."""
         argument = typer.Argument(metavar="ID", help=f"Id of the {self.noun}.", show_default=False)
-        return Parameter("id", Parameter.KEYWORD_ONLY, annotation=Annotated[str, argument])
+        return Parameter("thing_id", Parameter.KEYWORD_ONLY, annotation=Annotated[str, argument])
 
 
 def _a(noun: str) -> str:
@@ -169,26 +171,27 @@ def _list(things: Things, app: typer.Typer) -> None:
     options = [field.parameter() for field in (*things.filters, _LIMIT)]
     many = _plural(things.noun)
 
-    @things.command(app, "list", parameters=options, help=f"List {many}, newest first.")
+    @things.command(app, "list", parameters=options, line=f"List {many}, newest first.")
     def run(cli: Cli, limit: int | None, **given: Any) -> None:
         filters = sent(things.filters, given)
         if limit is None:
             rows = things.call(cli, "list", **filters)
         else:
             rows = list(islice(things.call(cli, "iter", **filters), max(limit, 0)))
-        cli.out.rows(rows, things.columns, f"No {many}.")
+        shown = rows if cli.as_json else [things.row(each) for each in rows]
+        cli.out.rows(shown, things.columns, f"No {many}.")
 
 
 def _get(things: Things, app: typer.Typer) -> None:
-    @things.command(app, "get", parameters=[things.which()], help=f"Show {_a(things.noun)}.")
-    def run(cli: Cli, id: str) -> None:
-        cli.out.record(things.call(cli, "get", id), hidden=things.hidden)
+    @things.command(app, "get", parameters=[things.which()], line=f"Show {_a(things.noun)}.")
+    def run(cli: Cli, thing_id: str) -> None:
+        cli.out.record(things.call(cli, "get", thing_id), hidden=things.hidden)
 
 
 def _create(things: Things, app: typer.Typer) -> None:
     options = [field.option_of_create() for field in things.fields]
 
-    @things.command(app, "create", parameters=options, help=f"Make {_a(things.noun)}.")
+    @things.command(app, "create", parameters=options, line=f"Make {_a(things.noun)}.")
     def run(cli: Cli, **given: Any) -> None:
         cli.out.record(things.call(cli, "create", sent(things.fields, given)))
 

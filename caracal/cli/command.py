@@ -84,26 +84,27 @@ def command(
     *,
     zoned: bool = True,
     coordinator: bool = False,
+    local: bool = False,
     parameters: Sequence[Parameter] | None = None,
-    help: str | None = None,
+    line: str | None = None,
 ) -> Callable[[Run], Run]:
     """Add ``run(cli, …)`` as a command: it gets an open ``Cli`` and its own parameters.
 
     Args:
         zoned: whether it works on a zone.
         coordinator: whether it talks to the Coordinator.
+        local: it talks to nobody.
         parameters: its own parameters, where its signature does not say them.
-        help: its line of help, where it has no docstring of its own.
+        line: its line of help, where it has no docstring of its own.
     """
 
     def add(run: Run) -> Run:
+        """Return the command, which another group may take up, too."""
         own = _own(run) if parameters is None else list(parameters)
-        shared = [
-            parameter
-            for parameter in _SHARED.values()
-            if (zoned or parameter.name != "zone")
-            and (coordinator or parameter.name not in _OF_COORDINATOR)
-        ]
+        left_out = {name for name in _SHARED if local and name != "json"}
+        left_out |= set() if zoned else {"zone"}
+        left_out |= set() if coordinator else _OF_COORDINATOR
+        shared = [each for each in _SHARED.values() if each.name not in left_out]
         names = {parameter.name for parameter in shared}
 
         def called(**given: Any) -> None:
@@ -111,9 +112,9 @@ def command(
             with reported(), Cli(flags).open() as cli:
                 run(cli, **given)
 
-        _describe(called, [*own, *shared], help or inspect.getdoc(run))
+        _describe(called, [*own, *shared], line or inspect.getdoc(run))
         app.command(name)(called)
-        return run
+        return called
 
     return add
 
@@ -122,13 +123,13 @@ def _own(run: Run) -> list[Parameter]:
     return list(inspect.signature(run, eval_str=True).parameters.values())[1:]
 
 
-def _describe(called: Run, parameters: Sequence[Parameter], help: str | None) -> None:
+def _describe(called: Run, parameters: Sequence[Parameter], line: str | None) -> None:
     """Give ``called`` the parameters that typer reads off a function."""
     keyword_only = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in parameters]
     described: Any = called
     described.__signature__ = inspect.Signature(keyword_only)
     described.__annotations__ = {each.name: each.annotation for each in parameters}
-    described.__doc__ = help
+    described.__doc__ = line
 
 
 def sure(sentence: str, yes: bool) -> None:

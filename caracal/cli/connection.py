@@ -60,15 +60,33 @@ class Cli:
         Raises:
             Failure: nothing says where.
         """
-        url = self._flags.api_url or self.stack.get("api_url")
+        url = self.url_of("api", self._flags.api_url)
         if url is None:
-            raise Failure(
-                "no_stack",
-                f"no stack runs in {self._flags.data_dir}",
-                "start one with `caracal up`, or set CARACAL_API_URL",
-                exit_code=UNREACHABLE,
-            )
-        return _checked(url, "--api-url")
+            raise self.no_stack()
+        return url
+
+    def no_stack(self) -> Failure:
+        """Return what to say when nothing tells where the services are."""
+        return Failure(
+            "no_stack",
+            f"no stack runs in {self._flags.data_dir}",
+            "start one with `caracal up`, or set CARACAL_API_URL",
+            exit_code=UNREACHABLE,
+        )
+
+    @property
+    def coordinator_url(self) -> str | None:
+        """Where the Coordinator is, if anything says so."""
+        return self.url_of("coordinator", self._flags.coordinator_url)
+
+    def url_of(self, service: str, given: str | None = None) -> str | None:
+        """Return where a service is: as given, or as the running stack says.
+
+        Raises:
+            Failure: the address is none.
+        """
+        url = given or self.stack.get(f"{service}_url")
+        return url and _checked(str(url), f"--{service}-url")
 
     @cached_property
     def client(self) -> AdminClient:
@@ -78,14 +96,16 @@ class Cli:
         """
         from caracal.client import AdminClient
 
-        coordinator_url = self._flags.coordinator_url or self.stack.get("coordinator_url")
-        return AdminClient(
-            api_url=self.api_url,
-            admin_token=self._admin_token(),
-            coordinator_url=coordinator_url and _checked(coordinator_url, "--coordinator-url"),
-            coordinator_token=self._coordinator_token(coordinator_url),
-            retry_methods=("GET",),
-        )
+        try:
+            return AdminClient(
+                api_url=self.api_url,
+                admin_token=self._admin_token(),
+                coordinator_url=self.coordinator_url,
+                coordinator_token=self._coordinator_token(self.coordinator_url),
+                retry_methods=("GET",),
+            )
+        except ValueError as error:  # says what is wrong, and never repeats a token
+            raise Failure("invalid_option", str(error), exit_code=USAGE) from None
 
     @contextmanager
     def open(self) -> Iterator[Cli]:

@@ -47,7 +47,7 @@ DELEGATIONS.show(delegation, "impact", "impact", "Show what revoking it would en
         Parameter("yes", Parameter.KEYWORD_ONLY, default=False, annotation=Yes),
     ],
 )
-def revoke(cli: Cli, id: str, yes: bool) -> None:
+def revoke(cli: Cli, thing_id: str, yes: bool) -> None:
     """Take a delegation back, with all that hangs on it."""
-    sure(f"Delegation {id} will be revoked: {DELEGATIONS.ending}", yes)
-    cli.out.record(DELEGATIONS.call(cli, "revoke", id))
+    sure(f"Delegation {thing_id} will be revoked: {DELEGATIONS.ending}", yes)
+    cli.out.record(DELEGATIONS.call(cli, "revoke", thing_id))

@@ -41,7 +41,6 @@ _HINTS = {
     "dcr_shutdown_required": "say --dcr-shutdown keep_live or revoke_live",
     "dcr_disabled": "`caracal zone patch --dcr-enabled` allows it",
     "grant_scopes_exceed_resource": "`caracal resource get` shows the scopes it has",
-    "invalid_rego": "`caracal policy validate FILE` checks without storing",
     "no_fields": "name at least one member to change",
     "operator_token_required": "set CARACAL_COORDINATOR_TOKEN",
     "coordinator_url_not_configured": "set CARACAL_COORDINATOR_URL, or --coordinator-url",

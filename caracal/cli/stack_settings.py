@@ -88,7 +88,7 @@ def stack_json(stack: Mapping[Service, Settings], data_dir: Path) -> dict[str, s
     """Return the content of ``stack.json``: exactly the keys that other tools rely on."""
     api, worker = stack["api"], stack["worker"]
     return {
-        **{f"{name}_url": url(stack[name]) for name in ("api", "sts", "coordinator", "gateway")},
+        **{f"{name}_url": url(stack[name]) for name in SERVICES},
         "issuer_url": stack["sts"].issuer_url,
         "admin_token": api.caracal_admin_token,
         "coordinator_token": stack["coordinator"].caracal_coordinator_token,

@@ -1,0 +1,175 @@
+"""``caracal audit``: what was decided, why, and whether it would be decided so again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+import typer
+
+from caracal.cli.audit_follow import Follower
+from caracal.cli.collection import Field, Things
+from caracal.cli.command import group
+from caracal.cli.connection import Cli
+from caracal.cli.outcome import REFUSED, UNREACHABLE, exit_code_of, line_of
+from caracal.cli.text import cell, clock_time, json_bytes, printable
+from caracal.errors import CaracalError
+
+Decision = Literal["allow", "deny", "partial"]
+
+
+def _with_reason(event: dict[str, Any]) -> dict[str, Any]:
+    """Return a decision with what its metadata says of it beside the other members."""
+    more = event.get("metadata_json")
+    told = more if isinstance(more, dict) else {}
+    return {**event, "resource": told.get("resource"), "reason": told.get("reason")}
+
+
+AUDIT = Things(
+    noun="decision",
+    namespace="audit",
+    row=_with_reason,
+    columns=("occurred_at", "decision", "event_type", "resource", "reason", "request_id"),
+    filters=(
+        Field("since", str, "Not before this time, ISO 8601 with offset."),
+        Field("until", str, "Before this time."),
+        Field("decision", Decision, "Decided so."),
+        Field("event_type", str, "Of this type."),
+        Field("request_id", str, "Of this request."),
+    ),
+)
+_COLOURS = {"allow": "green", "deny": "red", "partial": "yellow"}
+_OF_TRAIL = (
+    *("policy_set_id", "policy_set_version_id", "manifest_sha"),
+    *("determining_policies_json", "diagnostics_json"),
+)
+
+RequestId = Annotated[str, typer.Argument(metavar="REQUEST_ID", help="Id of the request.")]
+
+audit = group()
+AUDIT.add(audit, "list")
+
+
+@AUDIT.command(audit, "tail")
+def tail(
+    cli: Cli,
+    lines: Annotated[
+        int, typer.Option("--lines", "-n", min=0, help="So many old ones first.")
+    ] = 10,
+    decision: Annotated[
+        Decision | None, typer.Option(help="Decided so.", show_default=False)
+    ] = None,
+    event_type: Annotated[
+        str | None, typer.Option(help="Of this type.", show_default=False)
+    ] = None,
+    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between looks.")] = 1.0,
+) -> None:
+    """Follow the decisions as they come, a line each, until Ctrl-C. As JSON one object a line."""
+    given = {"decision": decision, "event_type": event_type}
+    filters = {name: value for name, value in given.items() if value is not None}
+    follower = Follower(lambda **more: AUDIT.call(cli, "iter", **filters, **more))
+    try:
+        for event in _followed(cli, follower, lines, interval):
+            _tell(cli, event)
+    except KeyboardInterrupt:
+        pass  # the way to end it
+
+
+def _followed(
+    cli: Cli, follower: Follower, lines: int, interval: float
+) -> Iterator[dict[str, Any]]:
+    """Give old decisions, then new ones; outlast a server that is away for a while."""
+    yield from follower.first(lines)
+    away = False
+    while True:
+        time.sleep(interval)
+        try:
+            fresh = follower.fresh()
+        except CaracalError as error:
+            if exit_code_of(error) != UNREACHABLE:
+                raise
+            if not away:
+                cli.out.note(f"caracal: {line_of(error)}; trying again")
+            away = True
+            continue
+        away = False
+        yield from fresh
+
+
+def _tell(cli: Cli, event: dict[str, Any]) -> None:
+    if cli.as_json:
+        typer.echo(json_bytes(event, indent=None))
+        return
+    shown = _with_reason(event)
+    decision = f"{shown['decision'] or '-':<7}"
+    words = [
+        clock_time(shown["occurred_at"]),
+        typer.style(decision, fg=_COLOURS.get(shown["decision"])),
+        printable(shown["event_type"]),
+        printable(str(shown["resource"] or "")),
+        printable(str(shown["reason"] or "")),
+        printable(str(shown["request_id"] or "")),
+    ]
+    typer.echo("  ".join(word for word in words if word))
+
+
+@AUDIT.command(audit, "show")
+def show(cli: Cli, request_id: RequestId) -> None:
+    """Show what a request led to, oldest first, and why it was decided so."""
+    trail = AUDIT.call(cli, "by_request", request_id)
+    explanation = _explanation(cli, request_id)
+    if cli.as_json:
+        cli.out.document({"request_id": request_id, "trail": trail, "explanation": explanation})
+        return
+    for entry in trail:
+        _show_entry(cli, entry)
+    if explanation is not None:
+        typer.echo(f"final decision: {printable(str(explanation.get('final_decision')))}")
+
+
+def _explanation(cli: Cli, request_id: str) -> dict[str, Any] | None:
+    """Return the explanation; None where there is no decision, or the server has none to give."""
+    try:
+        return dict(AUDIT.call(cli, "explain", request_id))
+    except CaracalError as error:
+        if error.code not in ("not_found", "method_not_allowed", "request_not_found"):
+            raise
+        return None
+
+
+def _show_entry(cli: Cli, entry: dict[str, Any]) -> None:
+    moment = cell("occurred_at", entry["occurred_at"], relative=False)
+    decision = entry.get("decision") or "fact"
+    told = typer.style(decision, fg=_COLOURS.get(decision), bold=True)
+    status = entry.get("evaluation_status") or ""
+    typer.echo(f"{moment}  {told}  {printable(entry['event_type'])}  {printable(status)}".rstrip())
+    details = {name: entry[name] for name in _OF_TRAIL if entry.get(name)}
+    metadata = entry.get("metadata_json")
+    more = metadata if isinstance(metadata, dict) else {}
+    for name, value in {**details, **more}.items():
+        label = name.removesuffix("_json").replace("_", " ")
+        typer.echo(f"    {printable(label)}: {cell(name, value, relative=False)}")
+    typer.echo()
+
+
+@AUDIT.command(audit, "explain")
+def explain(cli: Cli, request_id: RequestId) -> None:
+    """Show why a request was decided as it was, with the input that a replay needs."""
+    cli.out.record(AUDIT.call(cli, "explain", request_id))
+
+
+@AUDIT.command(audit, "replay")
+def replay(
+    cli: Cli,
+    request_id: RequestId,
+    version: Annotated[
+        str | None,
+        typer.Option("--policy-set-version", help="By this version instead.", show_default=False),
+    ] = None,
+) -> None:
+    """Decide again as recorded, or by another version. Exit code 1: not the same."""
+    found = AUDIT.call(cli, "replay", request_id, policy_set_version=version)
+    cli.out.record(found)
+    if not found.get("identical", True) and version is None:
+        raise typer.Exit(REFUSED)
