@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from caracal.cli.collection import Things
+from caracal.cli.collection import Field, Things
 from caracal.cli.command import group
 
 AGENTS = Things(
@@ -21,4 +21,4 @@ AGENTS.list_of(
 AGENTS.show(agent, "effective-authority", "effective_authority", "Show what it may do now.")
 AGENTS.show(agent, "suspend", "suspend", "Stop it and all below it, until it is resumed.")
 AGENTS.show(agent, "resume", "resume", "Let it go on, with all below it.")
-AGENTS.end(agent, "terminate", "terminate", "terminated")
+AGENTS.end(agent, "terminate", "terminate", "terminated", Field("reason", str, "For the record."))

@@ -10,7 +10,7 @@ import typer
 
 from caracal.cli.audit_follow import Follower
 from caracal.cli.collection import Field, Things
-from caracal.cli.command import group
+from caracal.cli.command import Yes, command, group, sure
 from caracal.cli.connection import Cli
 from caracal.cli.outcome import REFUSED, UNREACHABLE, exit_code_of, line_of
 from caracal.cli.text import cell, clock_time, json_bytes, printable
@@ -173,3 +173,19 @@ def replay(
     cli.out.record(found)
     if not found.get("identical", True) and version is None:
         raise typer.Exit(REFUSED)
+
+
+@command(audit, "retention", zoned=False)
+def retention(
+    cli: Cli,
+    days: Annotated[
+        int | None, typer.Option(help="Keep it so long from now on.", show_default=False)
+    ] = None,
+    yes: Yes = False,
+) -> None:
+    """Show how many days the trail is kept, of all zones; or change that."""
+    if days is None:
+        cli.out.record(cli.client.audit.retention())
+        return
+    sure(f"What is older than {days} days will be deleted.", yes)
+    cli.out.record(cli.client.audit.set_retention(days))

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from caracal.cli.command import command, group
+from caracal.cli.command import command, single
 from caracal.cli.connection import Cli
 
-bootstrap = group()
+bootstrap = single()
 
 
 @command(bootstrap, "bootstrap", zoned=False)

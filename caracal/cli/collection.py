@@ -85,7 +85,9 @@ class Things:
         filters: of its list.
         ending: what is lost with one; asked before ``delete``.
         hidden: members that ``get`` shows as JSON only.
-        row: gives a thing the members that the table shows.
+        row: gives a thing the members that are shown.
+        found: gives the id of what a caller names.
+        named_by: what a caller may name it by.
     """
 
     noun: str
@@ -96,6 +98,8 @@ class Things:
     ending: str = ""
     hidden: tuple[str, ...] = ()
     row: Callable[[Any], dict[str, Any]] = dict
+    found: Callable[[Cli, str], str] = lambda cli, name: name
+    named_by: str = "Id"
     zoned: bool = True
     coordinator: bool = False
 
@@ -108,6 +112,10 @@ class Things:
         """Add a command of its own: ``run(cli, …)``."""
         return command(app, name, zoned=self.zoned, coordinator=self.coordinator, **more)
 
+    def call_one(self, cli: Cli, method: str, name: str, *arguments: Any, **more: Any) -> Any:
+        """Call a method of one thing."""
+        return self.call(cli, method, self.found(cli, name), *arguments, **more)
+
     def call(self, cli: Cli, method: str, *arguments: Any, **more: Any) -> Any:
         """Call a method of the client, in the zone if there is one."""
         within = (cli.zone_id,) if self.zoned else ()
@@ -118,7 +126,7 @@ class Things:
 
         @self.command(app, name, parameters=[self.which()], line=line)
         def run(cli: Cli, thing_id: str) -> None:
-            cli.out.record(self.call(cli, method, thing_id))
+            cli.out.record(self.call_one(cli, method, thing_id))
 
     def list_of(
         self, app: typer.Typer, name: str, method: str, line: str, columns: Sequence[str]
@@ -127,18 +135,21 @@ class Things:
 
         @self.command(app, name, parameters=[self.which()], line=line)
         def run(cli: Cli, thing_id: str) -> None:
-            cli.out.rows(self.call(cli, method, thing_id), columns, "Nothing.")
+            cli.out.rows(self.call_one(cli, method, thing_id), columns, "Nothing.")
 
-    def end(self, app: typer.Typer, name: str, method: str, past: str) -> None:
-        """Add a command that ends one thing, after asking."""
-        asked = [self.which(), Parameter("yes", Parameter.KEYWORD_ONLY, default=False,
-                                         annotation=Yes)]  # fmt: skip
+    def end(self, app: typer.Typer, name: str, method: str, past: str, *more: Field) -> None:
+        """Add a command that ends one thing, after asking; ``more`` goes to the method, too."""
+        yes = Parameter("yes", Parameter.KEYWORD_ONLY, default=False, annotation=Yes)
+        parameters = [self.which(), *(field.parameter() for field in more), yes]
 
-        @self.command(app, name, parameters=asked, line=f"End {_a(self.noun)}: {self.ending}")
-        def run(cli: Cli, thing_id: str, yes: bool) -> None:
+        @self.command(app, name, parameters=parameters, line=f"End {_a(self.noun)}: {self.ending}")
+        def run(cli: Cli, thing_id: str, yes: bool, **given: Any) -> None:
             sure(f"{self.noun.capitalize()} {thing_id} will be {past}: {self.ending}", yes)
-            self.call(cli, method, thing_id)
-            cli.out.done(f"{self.noun} {thing_id} {past}", id=thing_id, **{past: True})
+            answer = self.call_one(cli, method, thing_id, **sent(more, given))
+            if answer is None:
+                cli.out.done(f"{self.noun} {thing_id} {past}", id=thing_id, **{past: True})
+            else:
+                cli.out.record(answer)
 
     def patch(self, app: typer.Typer, fields: Sequence[Field]) -> None:
         """Add a command that changes ``fields`` of one thing."""
@@ -148,11 +159,13 @@ class Things:
         @self.command(app, "patch", parameters=parameters, line=f"Change {_a(self.noun)}.")
         def run(cli: Cli, thing_id: str, clear: list[str] | None = None, **given: Any) -> None:
             body = sent(fields, given, clear=clear or ())
-            cli.out.record(self.call(cli, "patch", thing_id, body))
+            cli.out.record(self.call_one(cli, "patch", thing_id, body))
 
     def which(self) -> Parameter:
         """Return the argument that names one."""
-        argument = typer.Argument(metavar="ID", help=f"Id of the {self.noun}.", show_default=False)
+        argument = typer.Argument(
+            metavar="ID", help=f"{self.named_by} of the {self.noun}.", show_default=False
+        )
         return Parameter("thing_id", Parameter.KEYWORD_ONLY, annotation=Annotated[str, argument])
 
 
@@ -185,7 +198,7 @@ def _list(things: Things, app: typer.Typer) -> None:
 def _get(things: Things, app: typer.Typer) -> None:
     @things.command(app, "get", parameters=[things.which()], line=f"Show {_a(things.noun)}.")
     def run(cli: Cli, thing_id: str) -> None:
-        cli.out.record(things.call(cli, "get", thing_id), hidden=things.hidden)
+        cli.out.record(things.call_one(cli, "get", thing_id), hidden=things.hidden)
 
 
 def _create(things: Things, app: typer.Typer) -> None:
@@ -193,7 +206,8 @@ def _create(things: Things, app: typer.Typer) -> None:
 
     @things.command(app, "create", parameters=options, line=f"Make {_a(things.noun)}.")
     def run(cli: Cli, **given: Any) -> None:
-        cli.out.record(things.call(cli, "create", sent(things.fields, given)))
+        made = things.call(cli, "create", sent(things.fields, given))
+        cli.out.record(made if cli.as_json else things.row(made))
 
 
 def _patch(things: Things, app: typer.Typer) -> None:

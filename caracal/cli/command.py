@@ -75,7 +75,18 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 def group() -> typer.Typer:
     """Return an empty group of commands."""
-    return typer.Typer(no_args_is_help=True, add_completion=False)
+    app = typer.Typer(no_args_is_help=True, add_completion=False)
+    app.callback()(_nothing)  # without one, typer makes a command of a group of one
+    return app
+
+
+def _nothing() -> None:
+    pass
+
+
+def single() -> typer.Typer:
+    """Return what takes up one command alone."""
+    return typer.Typer(add_completion=False)
 
 
 def command(

@@ -122,12 +122,15 @@ class Cli:
 
     @cached_property
     def zone_id(self) -> str:
-        """The id of the zone that is meant: by id, slug or name, or the only one there is.
+        """The id of the zone that is meant; see :meth:`zone_of`."""
+        return self.zone_of(self._flags.zone)
+
+    def zone_of(self, wanted: str | None) -> str:
+        """Return the id of a zone named by id, slug or name; without, of the only one there is.
 
         Raises:
             Failure: no such zone, or more than one.
         """
-        wanted = self._flags.zone
         if wanted and _is_uuid(wanted):
             return wanted
         zones = self._zones()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from inspect import Parameter
-
 from caracal.cli.collection import Things
-from caracal.cli.command import Yes, group, sure
+from caracal.cli.command import group
 from caracal.cli.connection import Cli
 
 DELEGATIONS = Things(
@@ -38,16 +36,4 @@ DELEGATIONS.list_of(
 DELEGATIONS.list_of(delegation, "traverse", "traverse", "List what hangs on it.", _NODES)
 DELEGATIONS.show(delegation, "impact", "impact", "Show what revoking it would end.")
 
-
-@DELEGATIONS.command(
-    delegation,
-    "revoke",
-    parameters=[
-        DELEGATIONS.which(),
-        Parameter("yes", Parameter.KEYWORD_ONLY, default=False, annotation=Yes),
-    ],
-)
-def revoke(cli: Cli, thing_id: str, yes: bool) -> None:
-    """Take a delegation back, with all that hangs on it."""
-    sure(f"Delegation {thing_id} will be revoked: {DELEGATIONS.ending}", yes)
-    cli.out.record(DELEGATIONS.call(cli, "revoke", thing_id))
+DELEGATIONS.end(delegation, "revoke", "revoke", "revoked")

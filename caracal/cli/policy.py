@@ -16,7 +16,16 @@ from caracal.cli.outcome import REFUSED, USAGE, Failure
 from caracal.cli.policy_set import activate
 from caracal.cli.text import printable
 
+
+def _row(found: dict[str, Any]) -> dict[str, Any]:
+    """Return a policy with the number and id of the version that was made with it."""
+    if not isinstance(version := found.get("version"), dict):
+        return dict(found)
+    return {**found, "version": version["version"], "version_id": version["id"]}
+
+
 POLICIES = Things(
+    row=_row,
     noun="policy",
     namespace="policies",
     columns=("id", "name", "description", "created_by", "created_at"),
@@ -81,20 +90,19 @@ def validate(
 ) -> None:
     """Check a policy as an upload would, and advise; on this machine, storing nothing."""
     content = read_file(file)
-    if remote:
-        found = cli.client.policies.validate(content)
-        warnings = list(found.get("warnings", ()))
-    else:
-        from caracal.policy.check import advice_on
-
-        warnings = asyncio.run(advice_on(content))
-        found = {"valid": True, "warnings": warnings}
+    found = cli.client.policies.validate(content) if remote else _validated(content)
     if cli.as_json:
         cli.out.document(found)
         return
     typer.echo(f"{printable(file)} is valid")
-    for warning in warnings:
+    for warning in found.get("warnings", ()):
         typer.echo(f"  warning: {printable(warning)}")
+
+
+def _validated(content: str) -> Any:
+    from caracal.policy.check import advice_on
+
+    return {"valid": True, "warnings": asyncio.run(advice_on(content))}
 
 
 @command(policy, "test", local=True)

@@ -57,6 +57,12 @@ def add_version(
     cli.out.record(POLICY_SETS.call(cli, "add_version", policy_set_id, manifest))
 
 
+@POLICY_SETS.command(policy_set, "get-version")
+def get_version(cli: Cli, policy_set_id: SetId, version_id: VersionId) -> None:
+    """Show a version with its manifest."""
+    cli.out.record(POLICY_SETS.call(cli, "get_version", policy_set_id, version_id))
+
+
 @POLICY_SETS.command(policy_set, "simulate")
 def simulate(
     cli: Cli,

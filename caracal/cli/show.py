@@ -11,6 +11,7 @@ from caracal.cli.text import cell, json_bytes, printable, title
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 Row = Mapping[str, Any]
 
@@ -32,6 +33,8 @@ _COLOURS = {
 }
 _COLOURED = frozenset({"status", "decision", "propagation_status", "state"})
 _SHOWN_ONCE = frozenset({"client_secret", "app_client_secret", "token", "challenge_secret"})
+_GAP = 2  # between columns
+_NARROW = 10  # a cell that is no id can be as narrow as this
 _UNBOUNDED = 10_000  # columns of what is no terminal: it breaks no lines
 
 
@@ -59,15 +62,8 @@ class Output:
         if self.as_json:
             self.document(record)
             return
-        shown = {name: value for name, value in record.items() if name not in set(hidden)}
-        width = max((len(title(name)) for name in shown), default=0)
-        console = _console()
-        for name, value in shown.items():
-            line = _text(f"{title(name):<{width}}  ", "bold")
-            line.append(self._member(name, value, console), style=_colour(name, value))
-            if name in _SHOWN_ONCE and value:
-                line.append("  (shown this once: keep it now)", style="yellow")
-            console.print(line, soft_wrap=True)
+        left_out = set(hidden)
+        _print_record([name for name in record if name not in left_out], record, _console())
 
     def done(self, sentence: str, **members: Any) -> None:
         """Say that it is done; as JSON the ``members`` of it."""
@@ -84,35 +80,67 @@ class Output:
         """Say something that is no result, beside the output."""
         typer.echo(printable(sentence), err=True)
 
-    def _member(self, name: str, value: Any, console: Console) -> str:
-        text = cell(name, value, relative=False)
-        if console.is_terminal and name.endswith("_at") and value:
-            return f"{text}  ({cell(name, value, relative=True)})"
-        return text
-
     def _table(self, rows: Sequence[Row], columns: Sequence[str]) -> None:
-        from rich.table import Table
-
         console = _console()
-        table = Table(box=None, pad_edge=False, header_style="bold")
         cells = [[_cell(name, row.get(name), console) for name in columns] for row in rows]
-        for number, name in enumerate(columns):
-            # Ids stay whole, so that they can be copied; other cells break to fit.
-            whole = max(len(line[number]) for line in cells) if _is_id(name) else None
-            table.add_column(title(name), overflow="fold", min_width=whole, no_wrap=bool(whole))
-        for line in cells:
-            table.add_row(*line)
-        with console.capture() as printed:
-            console.print(table)
-        for text in printed.get().splitlines():
-            typer.echo(text.rstrip(), color=console.is_terminal)
+        if _least_width(columns, cells) > console.width:
+            for number, row in enumerate(rows):
+                if number:
+                    typer.echo()
+                _print_record(columns, row, console)
+        else:
+            _print_table(columns, cells, console)
+
+
+def _least_width(columns: Sequence[str], cells: Sequence[Sequence[Text]]) -> int:
+    """Return the width below which a table cannot be read: ids stay whole, other cells break."""
+    longest = [max(line[number].cell_len for line in cells) for number in range(len(columns))]
+    least = (
+        size if _is_id(name) else min(size, _NARROW)
+        for name, size in zip(columns, longest, strict=True)
+    )
+    return sum(least) + _GAP * (len(columns) - 1)
+
+
+def _print_table(columns: Sequence[str], cells: Sequence[Sequence[Text]], console: Console) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for number, name in enumerate(columns):
+        whole = max(line[number].cell_len for line in cells) if _is_id(name) else None
+        table.add_column(title(name), overflow="fold", min_width=whole, no_wrap=bool(whole))
+    for line in cells:
+        table.add_row(*line)
+    with console.capture() as printed:
+        console.print(table)
+    for text in printed.get().splitlines():
+        typer.echo(text.rstrip(), color=console.is_terminal)
+
+
+def _print_record(names: Sequence[str], record: Row, console: Console) -> None:
+    width = max((len(title(name)) for name in names), default=0)
+    for name in names:
+        value = record.get(name)
+        line = _text("", "")
+        line.append(f"{title(name):<{width}}  ", style="bold")
+        line.append(_member(name, value, console), style=_colour(name, value))
+        if name in _SHOWN_ONCE and value:
+            line.append("  (shown this once: keep it now)", style="yellow")
+        console.print(line, soft_wrap=True)
+
+
+def _member(name: str, value: Any, console: Console) -> str:
+    text = cell(name, value, relative=False)
+    if console.is_terminal and name.endswith("_at") and value:
+        return f"{text}  ({cell(name, value, relative=True)})"
+    return text
 
 
 def _is_id(name: str) -> bool:
     return name == "id" or name.endswith("_id")
 
 
-def _cell(name: str, value: Any, console: Console) -> Any:
+def _cell(name: str, value: Any, console: Console) -> Text:
     text = cell(name, value, relative=console.is_terminal)
     return _text(text, _colour(name, value))
 
@@ -121,7 +149,7 @@ def _colour(name: str, value: Any) -> str:
     return _COLOURS.get(str(value), "") if name in _COLOURED else ""
 
 
-def _text(text: str, style: str) -> Any:
+def _text(text: str, style: str) -> Text:
     """Return text in which nothing is markup."""
     from rich.text import Text
 

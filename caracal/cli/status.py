@@ -10,18 +10,18 @@ from typing import Annotated, Any
 
 import typer
 
-from caracal.cli.command import command, group
+from caracal.cli.command import command, single
 from caracal.cli.connection import Cli
 from caracal.cli.outcome import REFUSED
 from caracal.cli.ready import ready
 
 _COLUMNS = (
     *("service", "state", "reason", "version", "position", "behind", "staleness"),
-    *("parked", "quarantined", "dead_letters", "url"),
+    *("parked", "quarantined", "dead_letters"),
 )
 _READY = ("ready", "degraded")
 
-status = group()
+status = single()
 _url = partial(typer.Option, rich_help_panel="Where", show_default=False)
 
 
@@ -68,7 +68,7 @@ def _asked(url: str) -> dict[str, Any]:
         _, body = ready(url)
         answer = json.loads(body)
     except (OSError, http.client.HTTPException) as error:
-        return {"reached": False, "reason": type(error).__name__}
+        return {"reached": False, "reason": f"{type(error).__name__} at {url}"}
     except ValueError:
         answer = None
     told = answer if isinstance(answer, dict) else {"ok": False, "error": "invalid_response"}

@@ -6,6 +6,7 @@ from typing import Literal
 
 from caracal.cli.collection import Field, Things
 from caracal.cli.command import group
+from caracal.cli.connection import Cli
 
 ZONES = Things(
     noun="zone",
@@ -21,6 +22,8 @@ ZONES = Things(
     ),
     ending="its applications, sessions, agents and open streams end at once.",
     zoned=False,
+    found=Cli.zone_of,
+    named_by="Id, slug or name",
 )
 _CHANGES = (
     *ZONES.fields,
