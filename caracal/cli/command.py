@@ -21,10 +21,13 @@ _where = partial(typer.Option, rich_help_panel="Where", show_default=False)
 
 _path = partial(_where, parser=Path, metavar="PATH")  # typer's own reader imports pydantic
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
 
 def _shared(
     *,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    json: AsJson = False,
     zone: Annotated[
         str | None,
         _where(envvar="CARACAL_ZONE", help="Zone, by id, slug or name. Else the only one."),
@@ -69,8 +72,6 @@ def _shared(
 
 _SHARED = inspect.signature(_shared, eval_str=True).parameters
 _OF_COORDINATOR = frozenset({"coordinator_url", "coordinator_token"})
-
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 def group() -> typer.Typer:

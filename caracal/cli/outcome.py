@@ -78,6 +78,12 @@ def reported() -> Iterator[None]:
     except CaracalError as error:
         typer.echo(f"caracal: {line_of(error)}", err=True)
         raise typer.Exit(exit_code_of(error)) from None
+    except (typer.Exit, typer.Abort, typer.BadParameter, OSError):
+        raise  # typer knows what to do
+    except Exception as error:  # noqa: BLE001 - a bug of ours; people get no traceback of it
+        name = type(error).__name__
+        typer.echo(f"caracal: internal_error: {name} in the command itself", err=True)
+        raise typer.Exit(REFUSED) from None
 
 
 def exit_code_of(error: CaracalError) -> int:

@@ -55,7 +55,7 @@ class Output:
         elif rows:
             self._table(rows, columns)
         else:
-            self.note(nothing)
+            typer.echo(nothing)
 
     def record(self, record: Row, *, hidden: Iterable[str] = ()) -> None:
         """Print all members of a thing; ``hidden`` ones in JSON only."""

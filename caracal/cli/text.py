@@ -34,7 +34,7 @@ def cell(member: str, value: Any, *, relative: bool) -> str:
     Args:
         relative: write times as distance from now; else in full.
     """
-    if value is None or value in ("", [], {}):
+    if value is None or value in ([], {}):
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
