@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from inspect import Parameter
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -120,6 +122,7 @@ def command(
         names = {parameter.name for parameter in shared}
 
         def called(**given: Any) -> None:
+            _write_out_what_cannot_be_said()
             flags = _shared(**{each: given.pop(each) for each in names})
             with reported(), Cli(flags).open() as cli:
                 run(cli, **given)
@@ -129,6 +132,13 @@ def command(
         return called
 
     return add
+
+
+def _write_out_what_cannot_be_said() -> None:
+    """Let no character stop a command whose output has another encoding."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _own(run: Run) -> list[Parameter]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,17 +14,12 @@ _LONG_AGO = timedelta(days=60)
 
 def printable(text: str) -> str:
     """Return ``text`` on one line: what could steer a terminal is written out."""
-    clean = (_written_out(char) if _steers(char) else char for char in " ".join(text.split()))
-    return "".join(clean)
-
-
-def _steers(char: str) -> bool:
-    """Controls, surrogates, and marks that turn the direction of writing."""
-    return unicodedata.category(char) in ("Cc", "Cs", "Cf")
+    line = " ".join(text.split())
+    return line if line.isprintable() else "".join(map(_written_out, line))
 
 
 def _written_out(char: str) -> str:
-    return char.encode("unicode_escape").decode()
+    return char if char.isprintable() else char.encode("unicode_escape").decode()
 
 
 def cell(member: str, value: Any, *, relative: bool) -> str:
