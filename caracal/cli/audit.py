@@ -12,7 +12,7 @@ from caracal.cli.audit_follow import Follower
 from caracal.cli.collection import Field, Things
 from caracal.cli.command import Yes, command, group, sure
 from caracal.cli.connection import Cli
-from caracal.cli.outcome import REFUSED, UNREACHABLE, exit_code_of, line_of
+from caracal.cli.outcome import REFUSED, UNREACHABLE, Failure, exit_code_of, line_of
 from caracal.cli.text import cell, clock_time, json_bytes, printable
 from caracal.errors import CaracalError
 
@@ -23,7 +23,9 @@ def _with_reason(event: dict[str, Any]) -> dict[str, Any]:
     """Return a decision with what its metadata says of it beside the other members."""
     more = event.get("metadata_json")
     told = more if isinstance(more, dict) else {}
-    return {**event, "resource": told.get("resource"), "reason": told.get("reason")}
+    asked = " ".join(str(told[name]) for name in ("method", "path") if told.get(name))
+    what, why = told.get("resource") or asked or None, told.get("reason") or told.get("error")
+    return {**event, "resource": what, "reason": why}
 
 
 AUDIT = Things(
@@ -43,6 +45,14 @@ _COLOURS = {"allow": "green", "deny": "red", "partial": "yellow"}
 _OF_TRAIL = (
     *("policy_set_id", "policy_set_version_id", "manifest_sha"),
     *("determining_policies_json", "diagnostics_json"),
+)
+_OF_REFUSAL = (
+    *("resource", "check", "explanation", "evaluation_status"),
+    *("policy_set_version_id", "determining_policies", "diagnostics", "log_position"),
+)
+_OF_REPLAY = (
+    *("event_id", "resource", "recorded", "replayed", "identical", "differences"),
+    *("event_type", "reason", "explanation"),
 )
 
 RequestId = Annotated[str, typer.Argument(metavar="REQUEST_ID", help="Id of the request.")]
@@ -125,7 +135,7 @@ def show(cli: Cli, request_id: RequestId) -> None:
     for entry in trail:
         _show_entry(cli, entry)
     if explanation is not None:
-        typer.echo(f"final decision: {printable(str(explanation.get('final_decision')))}")
+        _show_end(explanation)
 
 
 def _explanation(cli: Cli, request_id: str) -> dict[str, Any] | None:
@@ -148,15 +158,47 @@ def _show_entry(cli: Cli, entry: dict[str, Any]) -> None:
     metadata = entry.get("metadata_json")
     more = metadata if isinstance(metadata, dict) else {}
     for name, value in {**details, **more}.items():
+        if name == "policy_input":
+            continue  # long, and here it is redacted; explain has it
         label = name.removesuffix("_json").replace("_", " ")
         typer.echo(f"    {printable(label)}: {cell(name, value, relative=False)}")
     typer.echo()
 
 
+def _show_end(explanation: dict[str, Any]) -> None:
+    final = str(explanation.get("final_decision"))
+    typer.echo(f"final decision: {typer.style(printable(final), fg=_COLOURS.get(final))}")
+    if explanation.get("explanation"):
+        typer.echo(printable(str(explanation["explanation"])))
+
+
 @AUDIT.command(audit, "explain")
-def explain(cli: Cli, request_id: RequestId) -> None:
-    """Show why a request was decided as it was, with the input that a replay needs."""
-    cli.out.record(AUDIT.call(cli, "explain", request_id))
+def explain(
+    cli: Cli,
+    request_id: RequestId,
+    policy_input: Annotated[
+        bool,
+        typer.Option("--input", help="Print the refused policy input alone, for policy test."),
+    ] = False,
+) -> None:
+    """Show why a request was refused; as JSON with the policy input of each refusal."""
+    found = AUDIT.call(cli, "explain", request_id)
+    if policy_input:
+        cli.out.document(_refused_input(found))
+    elif cli.as_json:
+        cli.out.document(found)
+    else:
+        _show_end(found)
+        for denied in found.get("denied") or ():
+            typer.echo()
+            cli.out.record({name: denied[name] for name in _OF_REFUSAL if denied.get(name)})
+
+
+def _refused_input(explanation: dict[str, Any]) -> Any:
+    for denied in explanation.get("denied") or ():
+        if denied.get("policy_input") is not None:
+            return denied["policy_input"]
+    raise Failure("no_policy_input", "no policy refused anything in this request", "")
 
 
 @AUDIT.command(audit, "replay")
@@ -168,11 +210,34 @@ def replay(
         typer.Option("--policy-set-version", help="By this version instead.", show_default=False),
     ] = None,
 ) -> None:
-    """Decide again as recorded, or by another version. Exit code 1: not the same."""
+    """Decide again as recorded, or by another version. Exit code 1: not the same as recorded."""
     found = AUDIT.call(cli, "replay", request_id, policy_set_version=version)
-    cli.out.record(found)
+    if cli.as_json:
+        cli.out.document(found)
+    else:
+        _show_replay(cli, found)
     if not found.get("identical", True) and version is None:
         raise typer.Exit(REFUSED)
+
+
+def _show_replay(cli: Cli, found: dict[str, Any]) -> None:
+    lists = ("decisions", "not_replayed")
+    cli.out.record(found, hidden=lists)
+    for name in lists:
+        rows = [_replayed(each) for each in found.get(name) or ()]
+        if rows:
+            typer.echo()
+            cli.out.rows(rows, [column for column in _OF_REPLAY if column in rows[0]], "")
+
+
+def _replayed(decision: dict[str, Any]) -> dict[str, Any]:
+    """Return a decision with the words of what was recorded and replayed."""
+    words = {
+        name: decision[name].get("decision")
+        for name in ("recorded", "replayed")
+        if isinstance(decision.get(name), dict)
+    }
+    return {**decision, **words}
 
 
 @command(audit, "retention", zoned=False)

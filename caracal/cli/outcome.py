@@ -114,10 +114,9 @@ def _sentence(error: CaracalError, body: dict[str, Any]) -> str:
     told = body.get("error_description") or (error.description if not body else "")
     said = str(told or error.code.replace("_", " "))
     more = [_issue(issue) for issue in _dicts(body.get("issues"))[:_MAX_ISSUES]]
-    detail = body.get("detail")
-    if isinstance(detail, str) and detail not in said:
-        more.append(detail)
-    return f"{said}: {'; '.join(more)}" if more else said
+    more.append(str(body.get("detail") or ""))
+    new = [each for each in more if each not in said]
+    return f"{said}: {'; '.join(new)}" if new else said
 
 
 def _dicts(value: Any) -> list[dict[str, Any]]:
@@ -125,6 +124,6 @@ def _dicts(value: Any) -> list[dict[str, Any]]:
 
 
 def _issue(issue: dict[str, Any]) -> str:
-    path = issue.get("path")
+    path, message = issue.get("path"), str(issue.get("message") or "")
     place = ".".join(map(str, path)) if isinstance(path, list) else ""
-    return f"{place}: {issue.get('message')}" if place else str(issue.get("message"))
+    return f"{place}: {message}" if place else message

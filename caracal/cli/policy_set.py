@@ -130,7 +130,7 @@ def activate(
         cli.out.record(answer)
         return
     status = _awaited(cli, policy_set_id, version_id, answer.get("position"), timeout)
-    cli.out.record({**answer, **status})
+    cli.out.record({**answer, **status}, hidden=("status_url",))
     if status["propagation_status"] not in ("loaded", _UNKNOWN):
         raise typer.Exit(REFUSED)
 

@@ -35,10 +35,24 @@ def cell(member: str, value: Any, *, relative: bool) -> str:
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return printable(", ".join(value))
     if isinstance(value, dict | list):
-        return printable(json.dumps(value, ensure_ascii=False))
+        return printable(_flat(value) or json.dumps(value, ensure_ascii=False))
     if member.endswith("_at") and isinstance(value, str):
         return time(value, relative=relative)
     return printable(str(value))
+
+
+def _flat(value: Any) -> str | None:
+    """Return ``a=1, b=2`` for an object without inner ones, and for a list of such."""
+    if isinstance(value, list):
+        parts = [_flat(item) if isinstance(item, dict) else None for item in value]
+        return None if None in parts else "; ".join(filter(None, parts))
+    if any(isinstance(inner, dict | list) for inner in value.values()):
+        return None
+    return ", ".join(f"{name}={_plain(inner)}" for name, inner in value.items())
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def time(text: str, *, relative: bool) -> str:

@@ -108,7 +108,7 @@ async def test_the_trail_of_a_request(api: Plane, at: At) -> None:
     assert "not granted" in table.stdout
     shown = await caracal.arun("audit", "show", denied.request_id)
     assert "p/deny" in shown.stdout
-    assert '[{"reason": "no"}]' in shown.stdout
+    assert "diagnostics: reason=no" in shown.stdout
     document = await caracal.ajson("audit", "show", denied.request_id)
     assert [entry["id"] for entry in document["trail"]] == [denied.id]
     line = await caracal.arefused("audit", "show", "nothing")

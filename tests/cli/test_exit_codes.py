@@ -42,7 +42,10 @@ def caracal(stand_in: StandIn, **variables: str) -> Caracal:
             {
                 "error": "invalid_zone",
                 "error_description": "the body is not valid",
-                "issues": [{"path": ["name"], "message": "too short"}, {"message": "odd"}, 7],
+                "issues": [
+                    *({"path": ["name"], "message": "too short"}, {"message": "odd"}),
+                    *({"message": "the body"}, 7),
+                ],
             },
             1,
             "invalid_zone: the body is not valid: name: too short; odd (request req-7)",

@@ -53,7 +53,7 @@ def test_shown_for_people() -> None:
         "decision deny",
         "evaluation status complete",
         "determining policies p/default",
-        'diagnostics [{"reason": "name a scope"}]',
+        "diagnostics reason=name a scope",
     ]
 
 

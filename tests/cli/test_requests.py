@@ -167,7 +167,7 @@ REQUESTS: list[tuple[str, str, Any, Any]] = [
      {"retention_days": 30}),
     ("token list", "GET /v1/admin-tokens", None, []),
     (
-        "token create --name T --scope zone --zone z1 --capability read",
+        "token create --name T --scope zone --zone one --capability read",
         "POST /v1/admin-tokens",
         {"name": "T", "scope": "zone", "zone_id": "z1", "capability": "read"},
         {"id": "t", "token": "cat_1"},

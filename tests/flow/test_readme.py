@@ -31,7 +31,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     home = tmp_path_factory.mktemp("home")
     process = subprocess.Popen(
         [*CARACAL, "up", "--port-base", "0"],
-        env=_environment(home),
+        env=environment(home),
         stdout=subprocess.DEVNULL,
         process_group=0,
     )
@@ -44,7 +44,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         assert process.wait(LIMIT) == 0
 
 
-def _environment(home: Path) -> dict[str, str]:
+def environment(home: Path) -> dict[str, str]:
+    """Return the variables of that user, who has set none of ours."""
     hidden = ("XDG_DATA_HOME", "DATABASE_URL", "REDIS_URL", "CARACAL_MODE", "CARACAL_ENV")
     return {k: v for k, v in os.environ.items() if k not in hidden} | {"HOME": str(home)}
 
@@ -70,7 +71,7 @@ def test_the_blocks_work_as_pasted(home: Path, shell: str) -> None:
     done = subprocess.run(
         [shell, "-e", "-c", _blocks(_free_port())],
         cwd=ROOT,
-        env=_environment(home),
+        env=environment(home),
         capture_output=True,
         text=True,
         timeout=LIMIT,
@@ -139,7 +140,7 @@ def test_a_killed_stack_is_not_taken_for_a_running_one(home: Path, tmp_path: Pat
 def _caracal(home: Path, *args: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*CARACAL, *args],
-        env=_environment(home) | variables,
+        env=environment(home) | variables,
         capture_output=True,
         text=True,
         timeout=LIMIT,
