@@ -18,7 +18,7 @@ pytestmark = pytest.mark.flow
 CARACAL = f"caracal() {{ '{sys.executable}' -c 'from caracal.cli import main; main()' \"$@\"; }}\n"
 
 
-def test_the_blocks_work_as_pasted(home: Path, tmp_path: Path) -> None:  # noqa: F811 - the fixture
+def test_the_blocks_work_as_pasted(home: Path, tmp_path: Path) -> None:
     guide = (ROOT / "docs/cli.md").read_text()
     blocks = re.findall(r"^```sh\n(.*?)^```", guide, re.DOTALL | re.MULTILINE)
     assert len(blocks) == 4
