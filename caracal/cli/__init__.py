@@ -42,6 +42,7 @@ class _Commands(LazyGroup):
         "template": Place("template:template", "Policies to begin with.", _LAW),
         "challenge": Place("challenge:challenge", "What waits for a person's approval.", _LAW),
         "audit": Place("audit:audit", "What was decided, why, and would be again.", _PROOF),
+        "admin-audit": Place("admin_audit:admin_audit", "What administrators did.", _PROOF),
         "flow": Place("flow:flow", "Show how events flow.", _CARE),
         "topics": Place("topics:topics", "List topics, their length, lag and readers.", _CARE),
         "dead": Place("dead:dead", "Parked aggregates and dead letters.", _CARE),

@@ -86,6 +86,7 @@ class Things:
         ending: what is lost with one; asked before ``delete``.
         hidden: members that ``get`` shows as JSON only.
         row: gives a thing the members that are shown.
+        of_all_zones: without a zone, those of all zones are meant.
         found: gives the id of what a caller names.
         named_by: what a caller may name it by.
     """
@@ -101,6 +102,7 @@ class Things:
     found: Callable[[Cli, str], str] = lambda cli, name: name
     named_by: str = "Id"
     zoned: bool = True
+    of_all_zones: bool = False
     coordinator: bool = False
 
     def add(self, app: typer.Typer, *verbs: Verb) -> None:
@@ -118,7 +120,8 @@ class Things:
 
     def call(self, cli: Cli, method: str, *arguments: Any, **more: Any) -> Any:
         """Call a method of the client, in the zone if there is one."""
-        within = (cli.zone_id,) if self.zoned else ()
+        is_within = self.zoned and (cli.is_zone_named or not self.of_all_zones)
+        within = (cli.zone_id,) if is_within else ()
         return getattr(cli.space(self.namespace), method)(*within, *arguments, **more)
 
     def show(self, app: typer.Typer, name: str, method: str, line: str) -> None:

@@ -120,6 +120,11 @@ class Cli:
         """Return a namespace of the client."""
         return getattr(self.client, namespace)
 
+    @property
+    def is_zone_named(self) -> bool:
+        """Whether flag or variable says which zone is meant."""
+        return bool(self._flags.zone)
+
     @cached_property
     def zone_id(self) -> str:
         """The id of the zone that is meant; see :meth:`zone_of`."""

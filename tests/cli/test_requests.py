@@ -165,6 +165,12 @@ REQUESTS: list[tuple[str, str, Any, Any]] = [
     ("audit retention", "GET /v1/audit-retention", None, {"retention_days": 365}),
     ("audit retention --days 30", "PUT /v1/audit-retention", {"retention_days": 30},
      {"retention_days": 30}),
+    (
+        "admin-audit list --entity-type grants --status-code 403",
+        f"GET {Z}/admin-audit?entity_type=grants&status_code=403",
+        None,
+        [],
+    ),
     ("token list", "GET /v1/admin-tokens", None, []),
     (
         "token create --name T --scope zone --zone one --capability read",
@@ -321,6 +327,14 @@ def test_secrets_are_shown_as_such(caracal: Caracal, stand_in: StandIn) -> None:
     stand_in.answer = lambda asked: (200, {"id": "t", "token": "cat_1"})
     shown = caracal.run("token", "create", "--name", "T", "--scope", "global").stdout
     assert "cat_1  (shown this once: keep it now)" in shown
+
+
+def test_without_a_zone_the_admin_audit_is_of_all(stand_in: StandIn) -> None:
+    stand_in.answer = lambda asked: (200, [])
+    Caracal({"CARACAL_API_URL": stand_in.url, "CARACAL_ADMIN_TOKEN": "t"}).run(
+        "admin-audit", "list"
+    )
+    assert [asked.path for asked in stand_in.asked] == ["/v1/admin-audit"]
 
 
 def test_what_changes_something_is_asked_once(caracal: Caracal, stand_in: StandIn) -> None:
