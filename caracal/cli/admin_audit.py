@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from caracal.cli.collection import Field, Things
+from caracal.cli.collection import BETWEEN, Field, Things
 from caracal.cli.command import group
 
 REQUESTS = Things(
@@ -10,8 +10,7 @@ REQUESTS = Things(
     namespace="admin_audit",
     columns=("occurred_at", "actor_name", "action", "status_code", "request_id"),
     filters=(
-        Field("since", str, "Not before this time, ISO 8601 with offset."),
-        Field("until", str, "Before this time."),
+        *BETWEEN,
         Field("actor", str, "Of the admin token with this id."),
         Field("action", str, "Method and path."),
         Field("entity_type", str, "On this kind of thing, e.g. grants."),

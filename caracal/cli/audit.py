@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal
 import typer
 
 from caracal.cli.audit_follow import Follower
-from caracal.cli.collection import Field, Things
+from caracal.cli.collection import BETWEEN, Field, Things
 from caracal.cli.command import Yes, command, group, sure
 from caracal.cli.connection import Cli
 from caracal.cli.outcome import REFUSED, UNREACHABLE, Failure, exit_code_of, line_of
+from caracal.cli.show import coloured
 from caracal.cli.text import cell, clock_time, json_bytes, printable
 from caracal.errors import CaracalError
 
@@ -34,14 +35,12 @@ AUDIT = Things(
     row=_with_reason,
     columns=("occurred_at", "decision", "event_type", "resource", "reason", "request_id"),
     filters=(
-        Field("since", str, "Not before this time, ISO 8601 with offset."),
-        Field("until", str, "Before this time."),
+        *BETWEEN,
         Field("decision", Decision, "Decided so."),
         Field("event_type", str, "Of this type."),
         Field("request_id", str, "Of this request."),
     ),
 )
-_COLOURS = {"allow": "green", "deny": "red", "partial": "yellow"}
 _OF_TRAIL = (
     *("policy_set_id", "policy_set_version_id", "manifest_sha"),
     *("determining_policies_json", "diagnostics_json"),
@@ -112,14 +111,13 @@ def _tell(cli: Cli, event: dict[str, Any]) -> None:
         typer.echo(json_bytes(event, indent=None))
         return
     shown = _with_reason(event)
-    decision = f"{shown['decision'] or '-':<7}"
     words = [
         clock_time(shown["occurred_at"]),
-        typer.style(decision, fg=_COLOURS.get(shown["decision"])),
+        coloured(shown.get("decision") or "-", width=7),
         printable(shown["event_type"]),
         printable(str(shown["resource"] or "")),
         printable(str(shown["reason"] or "")),
-        printable(str(shown["request_id"] or "")),
+        printable(str(shown.get("request_id") or "")),
     ]
     typer.echo("  ".join(word for word in words if word))
 
@@ -150,8 +148,7 @@ def _explanation(cli: Cli, request_id: str) -> dict[str, Any] | None:
 
 def _show_entry(cli: Cli, entry: dict[str, Any]) -> None:
     moment = cell("occurred_at", entry["occurred_at"], relative=False)
-    decision = entry.get("decision") or "fact"
-    told = typer.style(decision, fg=_COLOURS.get(decision), bold=True)
+    told = coloured(entry.get("decision") or "fact")
     status = entry.get("evaluation_status") or ""
     typer.echo(f"{moment}  {told}  {printable(entry['event_type'])}  {printable(status)}".rstrip())
     details = {name: entry[name] for name in _OF_TRAIL if entry.get(name)}
@@ -166,8 +163,7 @@ def _show_entry(cli: Cli, entry: dict[str, Any]) -> None:
 
 
 def _show_end(explanation: dict[str, Any]) -> None:
-    final = str(explanation.get("final_decision"))
-    typer.echo(f"final decision: {typer.style(printable(final), fg=_COLOURS.get(final))}")
+    typer.echo(f"final decision: {coloured(str(explanation.get('final_decision')))}")
     if explanation.get("explanation"):
         typer.echo(printable(str(explanation["explanation"])))
 

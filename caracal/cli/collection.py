@@ -73,6 +73,12 @@ class Field:
         )
 
 
+BETWEEN = (
+    Field("since", str, "Not before this time, ISO 8601 with offset."),
+    Field("until", str, "Before this time."),
+)
+
+
 @dataclass(frozen=True)
 class Things:
     """A collection of the control plane or the Coordinator.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -134,6 +135,12 @@ def _member(name: str, value: Any, console: Console) -> str:
     if console.is_terminal and name.endswith("_at") and value:
         return f"{text}  ({cell(name, value, relative=True)})"
     return text
+
+
+def coloured(decision: str, *, width: int = 0) -> str:
+    """Return a decision's word, in its colour; where no colours are wanted, they are left out."""
+    text = f"{printable(decision):<{width}}"
+    return text if os.environ.get("NO_COLOR") else typer.style(text, fg=_COLOURS.get(decision))
 
 
 def _is_id(name: str) -> bool:

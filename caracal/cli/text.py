@@ -37,7 +37,7 @@ def cell(member: str, value: Any, *, relative: bool) -> str:
     if isinstance(value, dict | list):
         return printable(_flat(value) or json.dumps(value, ensure_ascii=False))
     if member.endswith("_at") and isinstance(value, str):
-        return time(value, relative=relative)
+        return time(value, relative=relative and member != "occurred_at")  # evidence is exact
     return printable(str(value))
 
 

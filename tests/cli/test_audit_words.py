@@ -123,3 +123,22 @@ def test_a_refused_request_of_an_administrator(caracal: Caracal, stand_in: Stand
     shown = caracal.run("audit", "list").stdout
     assert "GET /v1/zones" in shown
     assert "admin_token_zone_mismatch" in shown
+
+
+def test_tail_outlasts_a_server_that_is_away(
+    caracal: Caracal, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = iter([200, 503, 503, 200, 401])
+
+    def answer(asked: Asked) -> Answer:
+        status = next(looks)
+        return status, [TRAIL[0]] if status == 200 else {"error": "gone"}
+
+    stand_in.answer = answer
+    monkeypatch.setattr("caracal.client.client.Options.retries_of", lambda self, method: 0)
+    result = caracal.run("audit", "tail", "--interval", "0.1", code=1)
+    (line,) = result.stdout.splitlines()
+    assert line.split()[1:] == ["deny", "token_exchange", "resource://docs"]
+    first, last = result.stderr.splitlines()
+    assert first == "caracal: gone: gone (request req-7); trying again"
+    assert last == "caracal: gone: gone (request req-7)"

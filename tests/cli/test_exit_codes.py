@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -127,6 +130,39 @@ def test_nothing_says_where_or_who(
     said = Caracal(variables).refused("zone", "list", *arguments, code=code)
     assert said.startswith(line)
     assert "secret" not in said
+
+
+def test_a_stacks_tokens_go_to_that_stack_only(stand_in: StandIn, tmp_path: Path) -> None:
+    stand_in.answer = lambda asked: (200, [{"id": "z1", "slug": "z", "name": "Z"}])
+    stack = {
+        "api_url": stand_in.url,
+        "admin_token": "admin",
+        "pid": os.getpid(),
+        "coordinator_url": stand_in.url,
+        "coordinator_token": "operator",
+    }
+    (tmp_path / "stack.json").write_text(json.dumps(stack))
+    found = Caracal({"CARACAL_DATA_DIR": str(tmp_path)})
+    found.run("agent", "list")
+    assert [asked.token for asked in stand_in.asked] == ["admin", "operator"]
+    stand_in.asked.clear()
+    other = stand_in.url.replace("127.0.0.1", "localhost")
+    assert found.refused("zone", "list", "--api-url", other, code=2).startswith("no_token: ")
+    line = found.refused("agent", "list", "--coordinator-url", other, code=2)
+    assert line.startswith("coordinator_token_not_configured: ")
+    assert {asked.token for asked in stand_in.asked} == {"admin"}
+    found.run("zone", "list", "--token", "mine")
+    assert stand_in.asked[-1].token == "mine"
+    (tmp_path / "token").write_text("from-file\n")
+    found.run("zone", "list", "--token", "mine", "--token-file", str(tmp_path / "token"))
+    assert stand_in.asked[-1].token == "from-file"
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"pid": "x"}', "{}"])
+def test_a_file_that_is_no_stacks(content: str, tmp_path: Path) -> None:
+    (tmp_path / "stack.json").write_text(content)
+    line = Caracal({"CARACAL_DATA_DIR": str(tmp_path)}).refused("zone", "list", code=2)
+    assert line.startswith(f"{tmp_path}/stack.json cannot be read: ")
 
 
 @pytest.mark.parametrize(
