@@ -26,6 +26,17 @@ async def test_a_zone_from_its_beginning_to_its_end(api: Plane, at: At) -> None:
     assert await caracal.ajson("zone", "get", zone["slug"]) == zone
     changed = await caracal.ajson("zone", "patch", zone["id"], "--name", "B", "--dcr-enabled")
     assert (changed["name"], changed["dcr_enabled"]) == ("B", True)
+    key = await caracal.ajson("zone", "rotate-signing-key", "B")
+    assert key["version"] == 2
+    client = await caracal.ajson("app", "dcr", "--name", "bot", "--zone", zone["slug"])
+    assert client["registration_method"] == "dcr"
+    status = await caracal.ajson("zone", "dcr-status", zone["id"])
+    assert status["live_dcr_applications"] == 1
+    off = ("zone", "patch", zone["id"], "--no-dcr-enabled")
+    line = await caracal.arefused(*off)
+    assert line.startswith("dcr_shutdown_required: ")
+    assert line.endswith("; say --dcr-shutdown keep_live or revoke_live")
+    assert not (await caracal.ajson(*off, "--dcr-shutdown", "revoke_live"))["dcr_enabled"]
     assert await caracal.ajson("zone", "delete", zone["id"]) == {"id": zone["id"], "deleted": True}
     line = await caracal.arefused("zone", "get", zone["id"])
     assert line.startswith("zone_not_found: ")
@@ -50,11 +61,42 @@ async def test_what_lives_in_a_zone(api: Plane, at: At) -> None:
     assert revoked == {"id": grant["id"], "revoked": True}
     assert (await caracal.ajson("grant", "get", grant["id"]))["status"] == "revoked"
     assert await caracal.ajson("session", "list", "--status", "active") == []
+    assert await caracal.ajson("challenge", "list") == []
+    assert (await caracal.arefused("challenge", "satisfy", "c")).startswith("challenge_not_found")
     line = await caracal.arefused("app", "patch", app["id"])
     assert line.startswith("no_fields: ")
     assert line.endswith("; name at least one member to change")
     await caracal.arun("app", "delete", app["id"])
     assert await caracal.ajson("app", "list") == []
+
+
+async def test_a_provider(api: Plane, at: At, tmp_path: Path) -> None:
+    caracal = at(await api.zone())
+    (tmp_path / "secret.json").write_text('{"client_secret": "s3cret"}')
+    made = await caracal.arun(
+        *("provider", "create", "--identifier", "p", "--kind", "oauth2", "--client-id", "c"),
+        *("--config", '{"token_url": "https://idp.example/token"}'),
+        *("--secret-config", f"@{tmp_path}/secret.json", "--json"),
+    )
+    assert "s3cret" not in made.output
+    provider = json.loads(made.stdout)
+    assert provider["secret_config_keys"] == ["client_secret"]
+    bare = await caracal.ajson(
+        "provider", "patch", provider["id"], "--secret-config", '{"client_secret": null}'
+    )
+    assert bare["secret_config_keys"] == []
+    assert (await caracal.ajson("provider", "list"))[0]["id"] == provider["id"]
+    assert (await caracal.ajson("provider", "delete", provider["id"]))["deleted"]
+
+
+async def test_templates_are_valid(api: Plane, at: At) -> None:
+    caracal = at()
+    templates = await caracal.ajson("template", "list")
+    content = (await caracal.arun("template", "get", templates[0]["id"])).stdout
+    assert (await caracal.ajson("policy", "validate", "-", given=content))["valid"]
+    told = await caracal.ajson("policy", "validate", "-", "--remote", given=content)
+    assert told["valid"]
+    assert told["output_contract"]
 
 
 async def test_policies_come_into_force(api: Plane, at: At, tmp_path: Path) -> None:
@@ -78,10 +120,15 @@ async def test_policies_come_into_force(api: Plane, at: At, tmp_path: Path) -> N
     version = await caracal.ajson("policy-set", "add-version", policies["id"], second["id"])
     found = await caracal.ajson("policy-set", "get-version", policies["id"], version["id"])
     assert found["manifest_json"] == [{"policy_version_id": second["id"]}]
-    activated = await caracal.ajson(
-        "policy", "activate", policies["id"], version["id"], "--no-wait"
-    )
+    tried = await caracal.ajson("policy-set", "simulate", policies["id"], version["id"], "-i", "{}")
+    assert (tried["would_activate"], tried["result"]["decision"]) == (True, "deny")
+    activate = ("policy", "activate", policies["id"], version["id"])
+    activated = await caracal.ajson(*activate, "--no-wait")
     assert activated["activated"] is True
+    status = await caracal.ajson("policy-set", "activation-status", policies["id"])
+    assert (status["active"], status["version_id"]) == (True, version["id"])
+    waited = await caracal.ajson(*activate, "--timeout", "0", code=1)  # there is no STS to load it
+    assert waited["propagation_status"].startswith("waiting_for_")
     assert (await caracal.ajson("policy-set", "list"))[0]["active_version_id"] == version["id"]
     file.write_text("package other\n")
     line = await caracal.arefused(*made)

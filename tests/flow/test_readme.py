@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from caracal.projections import PROJECTIONS
 from tests.embedded.conftest import wait_until
 
 pytestmark = pytest.mark.flow
@@ -90,10 +91,7 @@ def test_the_blocks_work_as_pasted(home: Path, shell: str) -> None:
     assert lines[-1] == "401"
 
 
-MODELS = (
-    "admin_tokens, applications, grants, policies, policy_sets, resources, revocations, sessions,"
-    " signing_keys, zones"
-)
+MODELS = ", ".join(sorted(projection.name for projection in PROJECTIONS))
 
 
 @pytest.mark.parametrize(
@@ -123,7 +121,7 @@ def test_the_commands_answer(home: Path, command: str, code: int, said: str) -> 
 def test_topics_shows_whole_names_in_a_narrow_terminal(home: Path) -> None:
     lines = _caracal(home, "topics", COLUMNS="60").stdout.splitlines()
     assert re.search(
-        r"caracal\.applications\.events +facts .* sessions, revocations", "\n".join(lines)
+        r"caracal\.applications\.events +facts .*\bsessions, .*\brevocations", "\n".join(lines)
     )
 
 
