@@ -13,6 +13,7 @@ from typing import Any
 from tests.api.policies import REGO
 from tests.api.running import Plane
 from tests.api.test_audit import decided, recorded
+from tests.backbone import eventually
 from tests.cli.caracal import Caracal
 
 At = Callable[..., Caracal]
@@ -158,8 +159,35 @@ async def test_the_trail_of_a_request(api: Plane, at: At) -> None:
     assert "diagnostics: reason=no" in shown.stdout
     document = await caracal.ajson("audit", "show", denied.request_id)
     assert [entry["id"] for entry in document["trail"]] == [denied.id]
+    assert document["explanation"]["final_decision"] == "deny"
+    assert "final decision: deny" in shown.stdout
+    explained = await caracal.arun("audit", "explain", denied.request_id)
+    assert "p/deny" in explained.stdout
+    # No policy was asked: that it would be the same again is not shown.
+    replayed = await caracal.ajson("audit", "replay", denied.request_id, code=1)
+    assert (replayed["decisions"], len(replayed["not_replayed"])) == ([], 1)
+    line = await caracal.arefused("audit", "explain", denied.request_id, "--input")
+    assert line.startswith("no_policy_input: ")
+    assert (await caracal.ajson("audit", "retention"))["retention_days"] >= 1
+    line = await caracal.arefused("audit", "retention", "--days", "1000000")
+    assert line.startswith("retention_above_limit: ")
     line = await caracal.arefused("audit", "show", "nothing")
     assert line.startswith("request_not_found: ")
+
+
+async def test_what_administrators_did(api: Plane, at: At) -> None:
+    zone = await api.zone()
+    app = await at(zone).ajson("app", "create", "--name", "A")
+    await at(zone).arun("app", "patch", app["id"], "--name", "B")
+
+    async def found() -> list[Any]:
+        given = ("--entity-type", "applications")
+        return list(await at(zone).ajson("admin-audit", "list", *given))
+
+    (request,) = await eventually(found)
+    assert (request["entity_id"], request["method"]) == (app["id"], "PATCH")
+    everywhere = await at().ajson("admin-audit", "list", "--limit", "3")
+    assert len(everywhere) == 3
 
 
 # --- which zone is meant -----------------------------------------------------------------------
