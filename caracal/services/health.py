@@ -12,6 +12,7 @@ import orjson
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from caracal import __version__
 from caracal.errors import MethodNotAllowed, TooMany, Unauthenticated
 from caracal.events.store.redis import GONE
 from caracal.projections.tail import Tail
@@ -116,6 +117,7 @@ class Health:
             await _json(scope, send, 503, body)
         else:
             body = {"ok": True, "ready": True, "draining": False, "degraded": False}
+            body |= {"version": __version__}
             for more in self._details:
                 body |= more()
             if (reason := await _first(self._soft_checks)) is not None:
