@@ -18,6 +18,7 @@ from caracal.events.record import Record
 from caracal.events.store.entries import EntryId, text_fields, verified
 from caracal.events.store.listening import Listening
 from caracal.events.store.redis import GONE, RawEntry, connect, entries_in, streams_of
+from caracal.events.store.redis_line import RedisLine
 from caracal.events.store.relay import LOG_CHANNEL
 from caracal.events.topics import FACT_TOPIC_OF, HEARTBEAT, Topic, read_fact
 from caracal.projections.parking import PARKED_CHANNEL
@@ -36,6 +37,7 @@ SILENCE_SECONDS = 1.0
 _POLL_SECONDS = 0.25
 _PROBE_SECONDS = 0.02  # at most 50 a second
 _COUNT = 1000
+_BLOCK_MS = 500
 
 
 class Following:
@@ -47,7 +49,8 @@ class Following:
         self._database: AsyncConnection[Any] | None = None
         self._listening: Listening | None = None
         self._stack = AsyncExitStack()
-        self._redis: Redis = connect(tail.redis_url, connections=2)
+        self._redis: Redis = connect(tail.redis_url, connections=1)
+        self._line = RedisLine(self._redis)
         self._read: asyncio.Task[Any] | None = None
         self._last_beat = 0.0
         self._last_at = 0
@@ -73,6 +76,7 @@ class Following:
         """Close all connections; the task has ended, or never began."""
         if self._read is not None:
             await cancelled(self._read)
+        await self._line.close()
         await self._redis.aclose()
         await self._close_database()
 
@@ -109,11 +113,17 @@ class Following:
 
     async def _xread(self) -> Any:
         if not self._beat_id:
-            newest = entries_in(await self._redis.xrevrange(HEARTBEAT, count=1))
+            newest = entries_in(
+                await self._line.command("XREVRANGE", HEARTBEAT, "+", "-", "COUNT", 1)
+            )
             self._beat_id = newest[0][0] if newest else "0-0"
-        cursors = {name: str(self._tail.cursors[name]) for name in self._tail.topics}
-        streams: dict[Any, Any] = {**cursors, HEARTBEAT: self._beat_id}
-        return await self._redis.xread(streams, count=_COUNT, block=500)
+        cursors = self._tail.cursors
+        places = [str(cursors[name]) for name in self._tail.topics]
+        return await self._line.command(
+            *("XREAD", "COUNT", _COUNT, "BLOCK", _BLOCK_MS, "STREAMS"),
+            *(*self._tail.topics, HEARTBEAT, *places, self._beat_id),
+            blocks=_BLOCK_MS / 1000,
+        )
 
     async def _take(self, read: asyncio.Task[Any]) -> None:
         try:

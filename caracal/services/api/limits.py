@@ -3,10 +3,9 @@ of registrations, per zone, in Redis for all replicas."""
 
 from __future__ import annotations
 
-from redis.asyncio import Redis
-
 from caracal.errors import TooMany
-from caracal.events.store.redis import GONE, connect, script
+from caracal.events.store.redis import GONE, connect
+from caracal.events.store.redis_line import RedisLine, script
 from caracal.services.windows import Window
 
 _REGISTRATIONS, _SECOND = 10, 1.0
@@ -22,11 +21,13 @@ class Registrations:
     """At most 10 a second and zone; counted by each process alone while Redis is gone."""
 
     def __init__(self, redis_url: str) -> None:
-        self._redis: Redis = connect(redis_url, timeout=_REDIS_SECONDS)
+        self._redis = connect(redis_url, timeout=_REDIS_SECONDS)
+        self._line = RedisLine(self._redis, timeout=_REDIS_SECONDS)
         self._alone = Window(_REGISTRATIONS, _SECOND, "dcr_rate_limit_exceeded")
 
     async def close(self) -> None:
         """Close the connections."""
+        await self._line.close()
         await self._redis.aclose()
 
     async def enter(self, zone_id: str) -> None:
@@ -37,7 +38,7 @@ class Registrations:
         """
         try:
             milliseconds = int(_SECOND * 1000)
-            count = await script(self._redis, _COUNT, [f"rl:dcr:{zone_id}"], [milliseconds])
+            count = await script(self._line, _COUNT, [f"rl:dcr:{zone_id}"], [milliseconds])
         except GONE:
             self._alone.enter(zone_id)
         else:
