@@ -5,7 +5,6 @@ from __future__ import annotations
 import hmac
 import re
 from collections.abc import Mapping
-from hashlib import sha256
 
 FIELD = "_sig"
 _NAME = re.compile(r"[a-z0-9_]+")
@@ -15,8 +14,8 @@ def canonical(topic: str, fields: Mapping[str, str | None]) -> bytes:
     """Return the bytes that are signed: topic, then ``name=value`` sorted by name, a line each."""
     lines = [
         f"{name}={value}\n"
-        for name, value in sorted(fields.items(), key=lambda item: item[0].encode())
-        if name != FIELD and value is not None
+        for name in sorted(fields)  # by code point, which is the order of the bytes in UTF-8, too
+        if name != FIELD and (value := fields[name]) is not None
     ]
     return f"{topic}\n{''.join(lines)}".encode()
 
@@ -68,4 +67,4 @@ class Keyring:
 
 
 def _digest(key: bytes, topic: str, fields: Mapping[str, str | None]) -> str:
-    return hmac.new(key, canonical(topic, fields), sha256).hexdigest()
+    return hmac.digest(key, canonical(topic, fields), "sha256").hex()

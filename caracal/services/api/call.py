@@ -81,7 +81,7 @@ class Call:
             zone_id=zone_id,
             actor=self.token["id"],
             actor_name=self.token["name"],
-            action=f"{self.request.method} {self.request.url.path}",
+            action=f"{self.request.method} {self.request.scope['path']}",
             request_id=self.request_id,
             traceparent=traceparent_of(self.request.scope),
             call_id=self.request.state.call_id,
