@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, AsyncCursor
 from psycopg.pq import TransactionStatus
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
@@ -281,11 +281,11 @@ class _Applying:
         connection = self._connection
         try:
             # By hand: ``transaction()`` waits for the server twice more, at twice the cost.
-            async with connection.pipeline():
-                await connection.execute("BEGIN", prepare=True)
-                await self._advance(place)
-                await sql.apply(connection, operations)
-                await connection.execute("COMMIT", prepare=True)
+            async with connection.pipeline(), connection.cursor() as cursor:
+                await cursor.execute("BEGIN", prepare=True)
+                await self._advance(cursor, place)
+                await sql.apply(cursor, operations)
+                await cursor.execute("COMMIT", prepare=True)
         except psycopg.DatabaseError as error:
             raise _fenced(error) from error
         finally:  # whatever broke, without its COMMIT nothing was done
@@ -293,8 +293,10 @@ class _Applying:
                 await connection.rollback()
         self._stored, self._next_store = place, time.monotonic() + _STORE_SECONDS
 
-    async def _advance(self, place: EntryId) -> None:
-        await self._connection.execute(
+    async def _advance(
+        self, database: AsyncConnection[Any] | AsyncCursor[Any], place: EntryId
+    ) -> None:
+        await database.execute(
             "SELECT advance_checkpoint(%s, %s, %s, %s, %s, %s)",
             (self._projection.name, self._topic.name, *self._stored, *place),
             prepare=True,
@@ -303,7 +305,7 @@ class _Applying:
     async def _apply_one(self, place: EntryId, fact: Fact) -> None:
         try:
             async with self._connection.transaction():
-                await self._advance(place)
+                await self._advance(self._connection, place)
                 self._counters.parked = await parking.apply_or_park(
                     self._connection, self._projection, self._topic, place, fact
                 )

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 import orjson
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, AsyncCursor
 from psycopg.types.json import Jsonb
 
 from caracal.projections.table import (
@@ -68,14 +68,14 @@ def grouped(operations: Iterable[Applied]) -> list[Group]:
 
 
 async def apply(
-    connection: AsyncConnection[Any],
+    database: AsyncConnection[Any] | AsyncCursor[Any],
     operations: Iterable[Applied],
     names: Mapping[str, str] | None = None,
 ) -> None:
-    """Execute operations on a connection, in the caller's transaction."""
+    """Execute operations in the caller's transaction; on one cursor several are cheaper."""
     for group in grouped(operations):
         statement, arguments = group.statement(names or {})
-        await connection.execute(statement, arguments, prepare=True)
+        await database.execute(statement, arguments, prepare=True)
 
 
 def _ids(operation: Operation) -> Sequence[str]:
