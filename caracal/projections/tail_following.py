@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 GRACE_SECONDS = 0.02
 """How long an entry may take after its NOTIFY before the log is read."""
+_SILENT_GRACE_SECONDS = 0.005
+"""The same while there are no heartbeats: no entry will come; what is near goes in one look."""
 SILENCE_SECONDS = 1.0
 """Without a heartbeat for so long the tail follows the log."""
 _POLL_SECONDS = 0.25
@@ -312,13 +314,15 @@ class Following:
             return
         # Nothing is to be done before the grace is over, and nearly never then: a timer for all
         # that comes meanwhile costs less than waking up each time.
+        now = time.monotonic()
+        grace = _SILENT_GRACE_SECONDS if self._silent(now) else GRACE_SECONDS
         if self._notified is None:
-            self._notified = (int(payload), time.monotonic() + GRACE_SECONDS)
+            self._notified = (int(payload), now + grace)
         else:
             self._notified = (int(payload), self._notified[1])
         if not self._timing:
             self._timing = True
-            asyncio.get_running_loop().call_later(GRACE_SECONDS, self._look)
+            asyncio.get_running_loop().call_later(grace, self._look)
 
     def _look(self) -> None:
         self._timing = False
