@@ -49,6 +49,7 @@ REPUBLISH = 1_000
 _BATCH = 500
 _CHUNK = 200  # entries a Lua call; one call's arguments stay far below Lua's limits
 _BEAT_SECONDS = 0.5
+_YIELD_SECONDS = 0.01
 _LOCK = 4846791580151137092
 
 
@@ -166,6 +167,8 @@ class _Publishing:
         await self._resync()
         while True:
             self._waking.clear()
+            if not self._leads:  # should the silent one work again, it is first, and we find out
+                await asyncio.sleep(_YIELD_SECONDS)
             records = await self._log.records(self._done, limit=_BATCH)
             in_step = True
             if records or time.monotonic() >= self._next_beat:
