@@ -7,6 +7,7 @@ from typing import Any
 
 from caracal.events.store.audit_entry import AuditEvent
 from caracal.policy.engine import ENGINE_VERSION
+from caracal.services.sts.delegation import Exercised
 from caracal.services.sts.exchange import Exchange, Verdict
 from caracal.services.sts.refusals import EXCHANGE, Refused
 from caracal.services.sts.token_request import TokenRequest
@@ -96,10 +97,19 @@ def _of_exchange(exchange: Exchange, **more: Any) -> Mapping[str, Any]:
             "requested_scopes": list(exchange.request.scopes),
             "session_id": binding.session_id,
             "agent_session_id": binding.agent_session_id,
-            "delegation_edge_id": binding.delegation_edge_id,
+            **(_of_delegation(binding.delegation) if binding.delegation else {}),
             **more,
         }
     )
+
+
+def _of_delegation(delegation: Exercised) -> Mapping[str, Any]:
+    return {
+        "delegation_edge_id": delegation.edge["id"],
+        "delegation_chain": delegation.chain,
+        "delegation_hop_count": len(delegation.path),
+        "delegation_graph_epoch": delegation.epoch,
+    }
 
 
 def _filled(members: Mapping[str, Any]) -> dict[str, Any]:
