@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import Any
@@ -195,8 +195,9 @@ def new_agent(
 def new_edge(
     source: Agent,
     target: Agent,
+    /,
     *,
-    parent: Delegation | None = None,
+    parent: Delegation | Mapping[str, Any] | None = None,
     zone_id: str = ZONE,
     edge_id: str | None = None,
     **members: Any,
@@ -204,7 +205,7 @@ def new_edge(
     given: dict[str, Any] = {
         "source": row_of(source),
         "target": row_of(target),
-        "parent": row_of(parent) if parent else None,
+        "parent": row_of(parent) if isinstance(parent, Delegation) else parent,
         "resource_id": None,
         "resources": (),
         "scopes": ["read"],

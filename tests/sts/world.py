@@ -15,7 +15,7 @@ import uvicorn
 from redis.asyncio import Redis
 
 from caracal import clock, secret_hash
-from caracal.events.agent import Agent
+from caracal.events.agent import Agent, SpawnLimits
 from caracal.events.agent_graph import AgentGraph
 from caracal.events.application import Application
 from caracal.events.base import Aggregate
@@ -130,6 +130,9 @@ async def working(given: Settings) -> AsyncIterator[str]:
         yield url
 
 
+_MANY = SpawnLimits(depth=10, children=1000, zone=100_000, application=100_000)
+
+
 @dataclass
 class Tenant:
     """A zone as its owner made it."""
@@ -193,11 +196,11 @@ class Tenant:
     ) -> Agent:
         """An agent of the tenant's application unless another is named."""
         session = session or await self.add_session()
-        made = new_agent(session, parent=parent, zone_id=self.id, **members)
+        made = new_agent(session, parent=parent, zone_id=self.id, limits=_MANY, **members)
         await self.save(made)
         return made
 
-    async def add_edge(self, source: Agent, target: Agent, **members: Any) -> Delegation:
+    async def add_edge(self, source: Agent, target: Agent, /, **members: Any) -> Delegation:
         made = new_edge(source, target, zone_id=self.id, **members)
         await self.save(made)
         return made
