@@ -11,9 +11,9 @@ from functools import lru_cache
 from typing import Any
 
 from caracal.mandate import Keys, VerificationKey, public_key
-from caracal.projections.agent import AGENTS
+from caracal.projections.agent import recent_agents
 from caracal.projections.application import APPLICATIONS
-from caracal.projections.delegation import DELEGATION_EPOCHS, DELEGATIONS
+from caracal.projections.delegation import DELEGATION_EPOCHS, recent_delegations
 from caracal.projections.grant import GRANTS
 from caracal.projections.memory import MemoryMarks, MemoryTable, MemoryView, Row
 from caracal.projections.policy import POLICIES, POLICY_VERSIONS
@@ -68,10 +68,9 @@ class StsView:
                 POLICY_VERSIONS,
                 POLICY_SETS,
                 POLICY_SET_VERSIONS,
-                AGENTS,
-                DELEGATIONS,
             )
         }
+        self.tables |= {made.table.name: made for made in (recent_agents(), recent_delegations())}
         self.epochs = MemoryMarks(DELEGATION_EPOCHS)
         self.grants = GrantTable()
         self.revocations = RevocationMap(max_staleness)
