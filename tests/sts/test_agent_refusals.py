@@ -306,6 +306,21 @@ async def inherited_and_ended(pair: Pair) -> dict[str, Any]:
     return {"subject_token": token}
 
 
+async def agent_of_an_ended_session(pair: Pair) -> dict[str, Any]:
+    session = await pair.tenant.add_session()
+    agent = await pair.agent(session=session)
+    with in_zone(pair.tenant.id):
+        session.revoke("token_revoked")
+    await pair.tenant.save(session)
+    return {"agent_session_id": agent.aggregate_id}
+
+
+async def actor_that_has_ended(pair: Pair) -> dict[str, Any]:
+    actor = pair.tenant.token(sub="actor", agent_session_id=pair.target.aggregate_id)
+    await pair.tenant.end(pair.target)
+    return {"subject_token": pair.tenant.token(), "actor_token": actor}
+
+
 async def inherited_from_another(pair: Pair) -> dict[str, Any]:
     """On behalf of a subject whose agent is not the caller's."""
     agent = await pair.of_another_application()
@@ -344,6 +359,8 @@ ROWS = [
     # section 7: inherited
     row("other agent", inherited(agent_session_id="x"), "agent session mismatch", SESSION),
     row("other edge", inherited(delegation_edge_id="x"), "delegation edge mismatch"),
+    row("5 actor", actor_that_has_ended, "session revoked", SESSION),
+    row("14", agent_of_an_ended_session, "session revoked", "complete", SESSION),
     row("4 inherited", inherited_and_ended, "session revoked", SESSION),
     # section 9, row by row
     row("1", without_agent, "delegation edge requires agent session"),
@@ -442,6 +459,18 @@ async def test_each_refusal_has_its_text_and_its_evidence(
     assert [event["evaluation_status"] for event in events] == audit
     assert events[-1]["decision"] == "deny"
     assert "access_token" not in body
+
+
+async def test_the_trail_names_what_was_inherited(world: World) -> None:
+    tenant = world.tenant
+    a, b = [await tenant.add_agent() for _ in range(2)]
+    edge = await tenant.add_edge(a, b, constraints={"budget": 1})
+    named = {"agent_session_id": b.aggregate_id, "delegation_edge_id": edge.aggregate_id}
+    answer = await world.exchange(subject_token=tenant.token(**named), scope=BOTH)
+    (event,) = await world.audit(answer)
+    told = event["metadata_json"]
+    assert {name: told[name] for name in named} == named
+    assert told["reason"] == SCOPES
 
 
 async def test_what_the_application_may_an_application_of_another_may_not(world: World) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -17,7 +16,7 @@ from caracal.services.sts.delegation import (
     exercised,
     is_unknown,
 )
-from caracal.services.sts.refusals import denied
+from caracal.services.sts.refusals import Refused, denied
 from caracal.services.sts.subject_token import Principal
 from caracal.services.sts.token_request import TokenRequest
 
@@ -98,16 +97,16 @@ def bind(
     session_id = _session_id(request, subject, owner, session, now)
     agent_id = _named(request.agent_session_id, subject, "agent_session_id")
     edge_id = _named(request.delegation_edge_id, subject, "delegation_edge_id")
-    if edge_id:
-        return _delegated(zone, session_id, agent_id, edge_id, owner, request.scopes, now)
-    if not agent_id:
-        return Binding(session_id)
-    agent = acting(zone, agent_id, now)
-    if agent is None or agent.row["application_id"] != owner:
-        unknown = agent is None and is_unknown(zone, agent_id)
-        said = "agent session inactive or not owned by caller"
-        raise denied(said, _SESSION_INVALID, unknown=unknown)
-    return Binding(session_id, agent)
+    try:
+        if not edge_id:
+            return Binding(session_id, _agent(zone, agent_id, owner, now) if agent_id else None)
+        if not agent_id:
+            raise denied("delegation edge requires agent session", DELEGATION_INVALID)
+        found = exercised(zone, edge_id, agent_id, owner=owner, scopes=request.scopes, now=now)
+        return Binding(session_id, found.actors[-1], found)
+    except Refused as refused:
+        refused.about = {"agent_session_id": agent_id, "delegation_edge_id": edge_id}
+        raise
 
 
 def check_client(
@@ -164,16 +163,10 @@ _MISMATCHES = {
 }
 
 
-def _delegated(
-    zone: Graph,
-    session_id: str | None,
-    agent_id: str,
-    edge_id: str,
-    owner: str,
-    scopes: Sequence[str],
-    now: datetime,
-) -> Binding:
-    if not agent_id:
-        raise denied("delegation edge requires agent session", DELEGATION_INVALID)
-    found = exercised(zone, edge_id, agent_id, owner=owner, scopes=scopes, now=now)
-    return Binding(session_id, found.actors[-1], found)
+def _agent(zone: Graph, agent_id: str, owner: str, now: datetime) -> Actor:
+    agent = acting(zone, agent_id, now)
+    if agent is None or agent.row["application_id"] != owner:
+        unknown = agent is None and is_unknown(zone, agent_id)
+        said = "agent session inactive or not owned by caller"
+        raise denied(said, _SESSION_INVALID, unknown=unknown)
+    return agent

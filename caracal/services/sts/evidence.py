@@ -19,12 +19,16 @@ def of_refusal(
     request: TokenRequest, request_id: str, zone_id: str, refused: Refused
 ) -> AuditEvent:
     """Return the deny of one of the rows 0c to 9; bounded, its members may be anybody's."""
+    said = {
+        "application_id": request.application_id,
+        "session_id": request.session_id,
+        "agent_session_id": request.agent_session_id,
+        "delegation_edge_id": request.delegation_edge_id,
+        **refused.about,
+    }
     metadata = {
-        "application_id": request.application_id[:_LONGEST],
+        **{name: text[:_LONGEST] for name, text in said.items()},
         "requested_scopes": [scope[:_LONGEST] for scope in request.scopes[:_LONGEST]],
-        "session_id": request.session_id[:_LONGEST],
-        "agent_session_id": request.agent_session_id[:_LONGEST],
-        "delegation_edge_id": request.delegation_edge_id[:_LONGEST],
         "reason": refused.error.description,
     }
     return AuditEvent(

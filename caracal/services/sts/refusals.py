@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from caracal.errors import (
     BadInput,
     CaracalError,
@@ -22,6 +24,7 @@ class Refused(Exception):
         status: ``evaluation_status`` of the audit entry.
         event_type: of the audit entry.
         unknown: the view knows no such thing: to be looked for once more.
+        about: members of the audit entry's metadata that the request does not say itself.
     """
 
     def __init__(
@@ -30,6 +33,7 @@ class Refused(Exception):
         super().__init__(error.description)
         self.error, self.status, self.event_type = error, status, event_type
         self.unknown = unknown
+        self.about: Mapping[str, str] = {}
 
 
 def bad_request(description: str) -> BadInput:
