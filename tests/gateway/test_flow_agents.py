@@ -14,6 +14,7 @@ from caracal.events.agent import Agent
 from caracal.events.application import Application
 from caracal.events.delegation import Delegation
 from caracal.events.session import Session
+from caracal.ids import new_id
 from caracal.secret_hash import of_random
 from caracal.services.sts.app import create_app as create_sts
 from tests.gateway.doubles import Feed, Wire
@@ -285,7 +286,21 @@ async def test_a_stream_bound_by_baggage_ends_with_the_agent(
         assert await wire.rest() == (b"", REVOKED)
 
 
-async def test_baggage_of_nobody_is_no_agent(before: Before) -> None:
-    token = before.tenant.token()
-    hints = {"baggage": "caracal.agent_session=nobody,caracal.delegation_edge=none"}
+async def test_baggage_of_nobody_is_no_agent_and_is_sought_once(before: Before) -> None:
+    token, tail = before.tenant.token(), before.scene.gateway.view.following
+    hints = {"baggage": f"caracal.agent_session={new_id()},caracal.delegation_edge={new_id()}"}
     assert bound(await before.mandate_of(token, **hints)) == (None, None)
+    sought = tail.log_reads
+    for _ in range(20):
+        assert bound(await before.mandate_of(token, **hints)) == (None, None)
+    assert tail.log_reads <= sought + 10  # the tail may look by itself
+
+
+async def test_an_agent_is_found_that_began_a_moment_ago(before: Before, family: Family) -> None:
+    own = {"sub": family.child.application_id, "client_id": family.child.application_id}
+    token = before.tenant.token(**own)
+    session = await before.tenant.add_session(application_id=family.application.aggregate_id)
+    for _ in range(5):
+        agent = await before.tenant.add_agent(session=session)
+        sent = await before.mandate_of(token, **baggage(agent))
+        assert sent["agent_session_id"] == agent.aggregate_id

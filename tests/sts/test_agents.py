@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -17,8 +17,10 @@ from caracal.events.agent import Agent
 from caracal.events.application import Application
 from caracal.events.delegation import Delegation
 from caracal.secret_hash import of_random
+from caracal.services.sts.app import create_app
+from tests.backbone import eventually
 from tests.sts.test_token_exchange import claims_of
-from tests.sts.world import World
+from tests.sts.world import World, new_world, serving
 
 SECRET = "cs_of_an_application"
 
@@ -368,6 +370,33 @@ async def test_a_mandate_of_the_same_second_is_not_refused_as_unknown(world: Wor
         edge = await tenant.add_edge(a, b)
         named = {"agent_session_id": b.aggregate_id, "delegation_edge_id": edge.aggregate_id}
         assert (await world.at_once(**named)).status_code == 200
+
+
+async def test_a_new_process_knows_them_by_the_read_models(
+    database_url: str, redis_url: str
+) -> None:
+    async with new_world(database_url, redis_url, worker=True) as world:
+        chain = await new_chain(world, constraints={"max_hops": 3, "resources": ["resource://one"]})
+        alone = await world.tenant.add_agent()
+        await world.tenant.end(alone)
+        before = granted(world, await world.post(chain.form(world)))
+
+        async def projected() -> bool:
+            async with world.log._pool.connection() as db:
+                cursor = await db.execute(
+                    "SELECT (SELECT count(*) FROM delegations),"
+                    " (SELECT count(*) FROM agents WHERE status = 'terminated')"
+                )
+                return await cursor.fetchone() == (3, 1)
+
+        await eventually(projected, what="rows of agents and edges")
+        async with serving(create_app(world.settings)) as url:
+            other = replace(world, url=url)
+            after = granted(other, await other.post(chain.form(other)))
+            refused = await other.exchange(agent_session_id=alone.aggregate_id)
+        same = ("delegation_chain", "delegation_graph_epoch", "anchors", "agent_session_id")
+        assert [after[name] for name in same] == [before[name] for name in same]
+        assert refused.status_code == 403
 
 
 async def test_a_parked_agent_or_edge_is_refused(world: World) -> None:

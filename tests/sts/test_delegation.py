@@ -113,9 +113,12 @@ def chains(draw: st.DrawFn) -> tuple[Zone, list[str], list[str]]:
     states = st.sampled_from(["active"] * 4 + ([] if sound else ["suspended"]))
     ends: list[str] = []
     for _ in range(draw(st.integers(2, 5))):
-        parents = [zone.add_agent(status=draw(states))] if draw(st.booleans()) else []
-        ttl = draw(st.none() | st.integers(102 if sound else 98, 130))
-        ends.append(zone.add_agent(ancestors=parents, ttl_seconds=ttl, status=draw(states)))
+        ttls = st.none() | st.integers(102 if sound else 98, 130)
+        above: list[str] = []
+        for _ in range(draw(st.integers(0, 2))):
+            made = zone.add_agent(ancestors=above, ttl_seconds=draw(ttls), status=draw(states))
+            above = [*above, made]
+        ends.append(zone.add_agent(ancestors=above, ttl_seconds=draw(ttls), status=draw(states)))
     path: list[str] = []
     for source, target in pairwise(ends):
         members: dict[str, Any] = {

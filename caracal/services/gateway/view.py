@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
 from caracal.events.base import Fact
@@ -15,6 +16,7 @@ from caracal.resource_match import match
 from caracal.services.gateway.refusals import Stale
 
 LookUp = Callable[..., list[Row]]
+_MOST_SOUGHT = 4096
 
 
 class GatewayView:
@@ -26,6 +28,7 @@ class GatewayView:
         self.revocations = RevocationMap(max_staleness)
         self._at = self.resources.index("zone_id", "identifier")
         self._prefix_at = self.resources.index("zone_id", "identifier", "prefix_match")
+        self._sought: OrderedDict[str, None] = OrderedDict()
         self._max_staleness = max_staleness
         self.tail: Tail | None = None
 
@@ -76,10 +79,18 @@ class GatewayView:
         if thing_id is None:
             return None
         things = self.things[name]
-        if thing_id not in things.rows and not await self.following.probe():
-            raise Stale
+        if thing_id not in things.rows and thing_id not in self._sought:
+            if not await self.following.probe():
+                raise Stale
+            self._note_sought(thing_id)
         row = things.rows.get(thing_id)
         return row if row and not row["stub"] and row["zone_id"] == zone_id else None
+
+    def _note_sought(self, thing_id: str) -> None:
+        """Ids are made where things begin: one that was not there is a stranger's for good."""
+        self._sought[thing_id] = None
+        if len(self._sought) > _MOST_SOUGHT:
+            self._sought.popitem(last=False)
 
     def revoked(self, anchors: Iterable[str]) -> bool:
         """Say whether one of ``anchors`` has ended, is suspended or parked."""
