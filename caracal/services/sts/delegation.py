@@ -174,35 +174,35 @@ def exercised(
     link = _link(zone, edge_id, now)
     if link is None:
         raise _inactive(zone, edge_id)
-    edge = link.row
-    if edge["target_session_id"] != agent_id:
+    if link.row["target_session_id"] != agent_id:
         raise _refused("delegation edge target mismatch")
-    source = acting(zone, edge["source_session_id"], now)
-    if source is None:
-        unknown = is_unknown(zone, edge["source_session_id"])
-        raise _refused("delegation source inactive or expired", unknown=unknown)
-    target = acting(zone, agent_id, now)
-    if target is None or target.row["application_id"] != owner:
-        unknown = target is None and is_unknown(zone, agent_id)
-        raise _refused("delegation target inactive or unauthorized", unknown=unknown)
-    if not _joins(edge, source, target):
-        raise _refused("delegation application mismatch")
+    target = _target(zone, link.row, owner, now)
     if link.constraints is None:
         raise _refused("delegation constraints invalid")
     _check_scopes(link, scopes)
-    path, broken = _path(zone, link)
-    if not _is_well_formed(path):
-        raise _refused("delegation path invalid")
-    if (epoch := zone.epoch()) < edge["position"]:  # the view lacks a change that it should have
-        raise _refused("delegation graph epoch unavailable")
-    if broken is not None:
-        raise _path_inactive(unknown=not zone.barred([broken]))
+    path, epoch = _path(zone, link)
     return Exercised(path, _actors(zone, path, target, scopes, now), epoch, _chain(path))
 
 
 def is_unknown(zone: Graph, thing_id: str) -> bool:
     """Say whether the view knows neither an agent nor its end: to be looked for once more."""
     return zone.agent(thing_id) is None and not zone.barred([thing_id])
+
+
+def _target(zone: Graph, edge: Row, owner: str, now: datetime) -> Actor:
+    """Rows 4 to 6: who lends and who receives; return the latter."""
+    source_id, target_id = edge["source_session_id"], edge["target_session_id"]
+    if (source := acting(zone, source_id, now)) is None:
+        unknown = is_unknown(zone, source_id)
+        raise _refused("delegation source inactive or expired", unknown=unknown)
+    target = acting(zone, target_id, now)
+    if target is None or target.row["application_id"] != owner:
+        unknown = target is None and is_unknown(zone, target_id)
+        raise _refused("delegation target inactive or unauthorized", unknown=unknown)
+    named = edge["issuer_application_id"], edge["receiver_application_id"]
+    if named != (source.row["application_id"], target.row["application_id"]):
+        raise _refused("delegation application mismatch")
+    return target
 
 
 def _actors(
@@ -244,11 +244,21 @@ def _constraints(row: Row) -> Constraints | None:
         return None
 
 
-def _path(zone: Graph, last: Link) -> tuple[tuple[Link, ...], str | None]:
-    """Follow the edges from the exercised one to its root; return them root first.
+def _path(zone: Graph, last: Link) -> tuple[tuple[Link, ...], int]:
+    """Rows 10 and 11: return the edges that lead to the exercised one, root first; the epoch."""
+    path, missing = _walked(zone, last)
+    if not _is_well_formed(path):
+        raise _refused("delegation path invalid")
+    epoch = zone.epoch()
+    if epoch < last.row["position"]:  # the view lacks a change that it should have
+        raise _refused("delegation graph epoch unavailable")
+    if missing is not None:
+        raise _path_inactive(unknown=not zone.barred([missing]))
+    return path, epoch
 
-    A parent that the view does not have breaks it off; its id comes back beside.
-    """
+
+def _walked(zone: Graph, last: Link) -> tuple[tuple[Link, ...], str | None]:
+    """Follow the parents; one that the view does not have ends the walk, and comes back beside."""
     links, missing = [last], None
     while (parent := links[-1].row["parent_edge_id"]) is not None and len(links) <= MAX_HOPS:
         if (row := zone.edge(parent)) is None:
@@ -276,11 +286,6 @@ def _check_scopes(link: Link, scopes: Sequence[str]) -> None:
     too_many = limits.budget is not None and len(scopes) > limits.budget
     if too_many or (limits.scopes is not None and not set(scopes) <= set(limits.scopes)):
         raise _refused("requested scopes exceed delegation budget")
-
-
-def _joins(edge: Row, source: Actor, target: Actor) -> bool:
-    named = edge["issuer_application_id"], edge["receiver_application_id"]
-    return named == (source.row["application_id"], target.row["application_id"])
 
 
 def _follows(edge: Row, before: Row) -> bool:
