@@ -68,6 +68,14 @@ class Children:
             _become(parent, work, log)
         self._names[pid] = name
 
+    def pid(self, name: str) -> int | None:
+        """Return the id of a process that, as far as is known, runs."""
+        return next((pid for pid, known in self._names.items() if known == name), None)
+
+    def kill(self, name: str) -> None:
+        """End the named one at once."""
+        self._signal({name}, signal.SIGKILL)
+
     def running(self) -> list[str]:
         """Return the names of those that still run; the codes of the others are in ``codes``."""
         for pid in list(self._names):

@@ -10,13 +10,13 @@ from typing import Annotated
 import typer
 
 from caracal.cli.processes import Children, StopRequested, ignore_stop_signals, stop_signals
-from caracal.cli.stack import Died
+from caracal.cli.stack import REFUSED, Died
 from caracal.cli.up import exit_code
+from caracal.cli.watchdog import POLL, Watchdog
 from caracal.errors import StartError
 from caracal.services import run
 from caracal.settings import Service, Settings, load_settings
 
-_POLL = 0.1  # s
 _KILL_AFTER = 1.0  # s beyond the grace period, in which a process ends itself
 
 
@@ -43,7 +43,7 @@ def _serve(service: Service, workers: int, overrides: dict[str, str]) -> int:
     create_app = run.app_factory(service)
     if service in ("api", "worker"):  # the two that may hold the rights of the schema's owner
         run.prepare_servers(settings)
-    if workers == 1:
+    if workers == 1 and service != "sts":
         return run.serve(create_app(settings), settings, listener)
     return _serve_many(create_app, settings, listener, workers)
 
@@ -51,21 +51,28 @@ def _serve(service: Service, workers: int, overrides: dict[str, str]) -> int:
 def _serve_many(
     create_app: run.CreateApp, settings: Settings, listener: socket.socket, workers: int
 ) -> int:
-    """Serve from several processes on one socket; if one dies, all stop."""
+    """Serve from processes on one socket, under a watchdog; if one ends by itself, all stop."""
     children = Children()
+    watchdog = Watchdog(children, settings.policy_eval_timeout_ms / 1000)
     names = [f"{settings.service} {number}" for number in range(1, workers + 1)]
     with stop_signals():
         try:
             for name in names:
-                children.fork(name, lambda: run.serve(create_app(settings), settings, listener))
-            listener.close()
-            while len(children.running()) == workers:
-                time.sleep(_POLL)
-            name, code = children.codes.popitem()
-            raise Died(f"{name} died (exit code {code})")
+                watchdog.fork(name, lambda: run.serve(create_app(settings), settings, listener))
+            while not children.codes:
+                time.sleep(POLL)
+                watchdog.look()
+            return _ended(*children.codes.popitem())
         except StopRequested:
             pass
         finally:
             ignore_stop_signals()
+            listener.close()
             children.stop(names, settings.shutdown_grace_ms / 1000 + _KILL_AFTER)
     return int(any(code not in (0, -signal.SIGTERM) for code in children.codes.values()))
+
+
+def _ended(name: str, code: int) -> int:
+    if code == REFUSED:  # and has said why
+        return code
+    raise Died(f"{name} died (exit code {code})")

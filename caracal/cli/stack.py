@@ -29,6 +29,7 @@ from caracal.cli.stack_settings import (
     write_private,
     write_stack_json,
 )
+from caracal.cli.watchdog import POLL, Watchdog
 from caracal.embedded import DataDir, EmbeddedServers
 from caracal.embedded.process import last_line
 from caracal.errors import StartError
@@ -45,9 +46,9 @@ from caracal.settings import SERVICES, Service, Settings
 _WAY_DOWN = (("demo",), ("gateway",), ("sts", "coordinator", "api"), ("worker",))
 _STEP_DOWN = 2.0  # s for each of these; the sum and the servers stay below ten
 _ALL_DOWN = 9.0  # s
-_POLL = 0.1  # s
 _FAULT = r"^[\w.]+(Error|Exception)\b"  # the last line of a traceback
-_REFUSED = 2  # exit code of a process that raised StartError
+REFUSED = 2
+"""Exit code of a process that raised StartError."""
 
 Demo = Callable[[dict[str, str | int]], int]
 Create = Callable[[Service], CreateApp]
@@ -72,6 +73,7 @@ class Stack:
         self._children = Children()
         self._listeners: dict[Service, socket.socket] = {}
         self._settings: dict[Service, Settings] = {}
+        self._watchdog: Watchdog | None = None
         self._demo: Demo | None = None
         self._directory: DataDir | None = None
         self._servers: EmbeddedServers | None = None
@@ -104,10 +106,13 @@ class Stack:
         self._settings = settings_of_stack(directory.path / "keys", ports, given)
         prepare_servers(self._settings["api"])
         gc.freeze()  # collecting in the children would write to, and so copy, every shared page
+        limit = self._settings["sts"].policy_eval_timeout_ms / 1000
+        self._watchdog = Watchdog(self._children, limit)
         for service, create_app in factories.items():
-            with directory.open_log(service) as log:
-                self._children.fork(service, self._work(service, create_app), log)
-        self._close_listeners()
+            directory.open_log(service).close()
+            log, work = directory.log_path(service), self._work(service, create_app)
+            self._watchdog.fork(service, work, log)
+        self._close_listeners(but="sts")  # it may be started again, and calls wait for it
         for service in SERVICES:
             await_ready(service, url(self._settings[service]), lambda: self._check(directory))
         self._announce(directory)
@@ -154,7 +159,7 @@ class Stack:
                 return code
             if code:
                 typer.echo(f"caracal: the demo failed (exit code {code})", err=True)
-            time.sleep(_POLL)
+            time.sleep(POLL)
         return 0
 
     def _check(self, directory: DataDir) -> None:
@@ -164,10 +169,11 @@ class Stack:
             StartError: a service said why it must not run.
             Died: any other end.
         """
-        self._children.running()
+        if self._watchdog is not None:
+            self._watchdog.look()
         for name, code in self._children.codes.items():
             log = directory.log_path(name)
-            if name != "demo" and code == _REFUSED:
+            if name != "demo" and code == REFUSED:
                 raise StartError(f"{name}: {last_line(log).removeprefix('caracal: ')}")
             if name != "demo":
                 raise Died(f"{name} died (exit code {code}): {last_line(log, _FAULT)}; see {log}")
@@ -188,9 +194,10 @@ class Stack:
             self._servers.stop(patience=max(1.0, (limit - time.monotonic()) / 3))
         self._directory.close()
 
-    def _close_listeners(self) -> None:
-        for listener in self._listeners.values():
-            listener.close()
+    def _close_listeners(self, but: str = "") -> None:
+        for service, listener in self._listeners.items():
+            if service != but:
+                listener.close()
 
 
 class Died(Exception):

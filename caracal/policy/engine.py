@@ -121,6 +121,9 @@ class PolicyEngines:
     def __len__(self) -> int:
         return len(self._engines)
 
+    def __contains__(self, manifest_sha256: str) -> bool:
+        return manifest_sha256 in self._engines
+
     def _engine(self, bundle: Bundle) -> Any:
         self._assert_thread()
         found = self._engines.get(bundle.manifest_sha256)

@@ -8,27 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from signal import Signals
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from caracal.errors import InternalError
+from caracal.policy.limits import command, environment
 
 _PARALLEL = 2
-_ROOT = str(Path(__file__).parents[2])
-_START = (
-    "import sys; sys.path.insert(0, sys.argv[1]); from caracal.policy.sandbox import main; main()"
-)
-_ENVIRONMENT = {
-    "LC_ALL": "C.UTF-8",
-    "RUST_BACKTRACE": "0",
-    "RUST_LIB_BACKTRACE": "0",
-    "MIMALLOC_ARENA_RESERVE": "65536",  # KiB; else the engine reserves all the process may have
-}
 
 _slots: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 
@@ -59,12 +47,11 @@ def _slot() -> asyncio.Semaphore:
 
 async def _run(work: bytes, timeout: float) -> dict[str, Any]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-I", "-c", _START, _ROOT),
+        *command("caracal.policy.sandbox"),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
-        env=_environment(),
+        env=environment(),
     )
     try:
         output, _ = await asyncio.wait_for(process.communicate(work), timeout)
@@ -73,12 +60,6 @@ async def _run(work: bytes, timeout: float) -> dict[str, Any]:
     finally:
         await _end(process)
     return _answer(output, process.returncode)
-
-
-def _environment() -> dict[str, str]:
-    """Nothing of ours but where to find shared libraries: secrets stand in the environment."""
-    path = os.environ.get("LD_LIBRARY_PATH")
-    return _ENVIRONMENT | ({"LD_LIBRARY_PATH": path} if path else {})
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import json
 import re
-import resource
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -27,6 +25,7 @@ import regorus
 from caracal.errors import Unprocessable
 from caracal.policy.advice import advice
 from caracal.policy.engine import QUERY, Bundle, Decision, PolicyCompileError, PolicyEngines, deny
+from caracal.policy.limits import limit_cpu, limit_memory
 from caracal.policy.module import Module
 from caracal.policy.reasons import invalid
 from caracal.policy.rules import inspect
@@ -97,10 +96,8 @@ def _is_exhaustion(error: BaseException) -> bool:
 
 
 def _limit(cpu_seconds: int) -> None:
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 1))
-    signal.signal(signal.SIGXCPU, signal.SIG_DFL)
+    limit_memory(MAX_MEMORY)
+    limit_cpu(cpu_seconds)
 
 
 def _check(modules: Sequence[tuple[str, str]]) -> list[str]:

@@ -16,6 +16,8 @@ from caracal.events.store.log import Log
 from caracal.events.store.redis import connect
 from caracal.events.store.redis_line import RedisLine
 from caracal.events.store.vault import Vault
+from caracal.policy.apart import Apart, ApartPool
+from caracal.policy.beat import mine
 from caracal.policy.engine import PolicyEngines
 from caracal.projections.tail import Tail
 from caracal.projections.waiter import Waiter
@@ -25,6 +27,7 @@ from caracal.services.http import App, Edge
 from caracal.services.sts.admission import Admission, Traversals
 from caracal.services.sts.client_authentication import ClientAuthentication
 from caracal.services.sts.client_secrets import ClientSecrets
+from caracal.services.sts.evaluator import Evaluator
 from caracal.services.sts.failure_limit import FailureLimit
 from caracal.services.sts.jwks import Jwks
 from caracal.services.sts.policies import Policies
@@ -34,6 +37,7 @@ from caracal.services.sts.routes import Route, Routes
 from caracal.services.sts.server_metadata import ServerMetadata
 from caracal.services.sts.session_facts import SessionFacts
 from caracal.services.sts.settlement import Settlements
+from caracal.services.sts.shadow import Shadows
 from caracal.services.sts.signing_keys import SigningKeys
 from caracal.services.sts.subject_token import Proofs
 from caracal.services.sts.token_exchange import Rules, TokenExchange
@@ -63,7 +67,8 @@ async def _start(
     redis = connect(settings.redis_url)
     stack.push_async_callback(redis.aclose)
     writer = await _writer(settings, stack)
-    policies = Policies(view, PolicyEngines(settings.policy_engine_max_bytes))
+    evaluator = _evaluator(settings, stack)
+    policies = Policies(view, evaluator)
     keys = SigningKeys(database, Vault(settings.zone_kek))
     tail = await _follow(settings, view, [policies.applied, keys.applied], stack)
     reports = PolicyReports(redis, policies, tail)
@@ -78,6 +83,7 @@ async def _start(
         keys=keys,
         sessions=await _sessions(settings, database, stack),
         recorder=_recorder(view, redis, writer, stack),
+        shadows=(shadows := _shadows(settings, writer, stack)),
     )
     jwks = Jwks(view, default_zone=settings.jwks_default_zone_id, dev=not settings.is_runtime)
 
@@ -90,7 +96,10 @@ async def _start(
         tail=tail,
         serves_without_database=True,
         checks=(following,),
-        counters=lambda: _counters(writer, admission.traversals, policies, jwks),
+        details=lambda: _kept_apart(policies),
+        counters=lambda: _counters(
+            writer, admission.traversals, jwks, engine=_engine(policies, shadows)
+        ),
     )
     return _routes(exchange, jwks, ServerMetadata(view, settings.issuer_url))
 
@@ -151,6 +160,27 @@ async def _follow(
     return tail
 
 
+def _evaluator(settings: Settings, stack: AsyncExitStack) -> Evaluator:
+    timeout = settings.policy_eval_timeout_ms / 1000
+    engines = PolicyEngines(settings.policy_engine_max_bytes)
+    evaluator = Evaluator(engines, mine(), ApartPool(timeout), timeout)
+    stack.push_async_callback(evaluator.close)
+    return evaluator
+
+
+def _shadows(settings: Settings, writer: AuditWriter, stack: AsyncExitStack) -> Shadows:
+    shadows = Shadows(Apart(settings.policy_eval_timeout_ms / 1000), writer)
+    shadows.start()
+    stack.push_async_callback(shadows.stop)
+    return shadows
+
+
+def _kept_apart(policies: Policies) -> dict[str, Any]:
+    """Return what ``/ready`` says of policies that stall: other zones do not wait for them."""
+    zones = len(policies.apart())
+    return {"policies_apart": zones, **({"degraded": True} if zones else {})}
+
+
 def _admission(
     settings: Settings, view: StsView, database: Pool, stack: AsyncExitStack
 ) -> Admission:
@@ -177,7 +207,7 @@ async def _sessions(settings: Settings, database: Pool, stack: AsyncExitStack) -
 
 
 def _counters(
-    writer: AuditWriter, traversals: Traversals, policies: Policies, jwks: Jwks
+    writer: AuditWriter, traversals: Traversals, jwks: Jwks, *, engine: dict[str, Any]
 ) -> dict[str, Any]:
     dropped = writer.counters.dropped
     return {
@@ -188,6 +218,16 @@ def _counters(
             "audit_sink_errors": writer.counters.errors,
             "jwks_invalid_keys": jwks.invalid_keys,
         },
-        "opa": {**vars(policies.counters), "max_policy_age_seconds": policies.max_age},
+        "opa": engine,
         "audit_dropped": dropped,
+    }
+
+
+def _engine(policies: Policies, shadows: Shadows) -> dict[str, Any]:
+    return {
+        **vars(policies.counters),
+        **vars(shadows.counters),
+        "max_policy_age_seconds": policies.max_age,
+        "policies_apart": len(policies.apart()),
+        "processes_lost_total": policies.lost,
     }

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from caracal.events.store.audit_entry import AuditEvent
-from caracal.policy.engine import ENGINE_VERSION
+from caracal.policy.engine import ENGINE_VERSION, Decision
 from caracal.services.sts.delegation import Exercised
 from caracal.services.sts.exchange import Exchange, Verdict
+from caracal.services.sts.policies import Version
 from caracal.services.sts.refusals import EXCHANGE, Refused
 from caracal.services.sts.token_request import TokenRequest
 
@@ -57,6 +58,30 @@ def of_verdict(exchange: Exchange, verdict: Verdict) -> AuditEvent:
         determining_policies_json=verdict.determining_policies,
         diagnostics_json=verdict.diagnostics,
         metadata_json=_of_decision(exchange, verdict),
+    )
+
+
+def of_shadow(
+    exchange: Exchange, verdict: Verdict, shadow: Version, decision: Decision
+) -> AuditEvent:
+    """Return what a shadow version would have decided where ``verdict`` was given."""
+    told = {
+        "shadow_evaluation_status": decision.evaluation_status,
+        "active_decision": verdict.decision,
+        "active_policy_set_version_id": verdict.by.policy_set_version_id if verdict.by else "",
+    }
+    return AuditEvent(
+        zone_id=exchange.zone.id,
+        event_type=EXCHANGE,
+        request_id=exchange.request_id,
+        decision="allow" if decision.allowed else "deny",
+        evaluation_status="shadow",
+        policy_set_id=shadow.policy_set_id,
+        policy_set_version_id=shadow.policy_set_version_id,
+        manifest_sha=shadow.bundle.manifest_sha256,
+        determining_policies_json=decision.determining_policies,
+        diagnostics_json=decision.diagnostics,
+        metadata_json={**_of_decision(exchange, verdict), **told},
     )
 
 

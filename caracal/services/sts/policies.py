@@ -10,22 +10,38 @@ from typing import Any
 
 from caracal.errors import Unavailable
 from caracal.events.base import Fact
-from caracal.policy.engine import Bundle, Decision, PolicyCompileError, PolicyEngines, deny
+from caracal.policy.beat import label
+from caracal.policy.engine import Bundle, Decision, PolicyCompileError, deny
 from caracal.projections.memory import Row
 from caracal.services.policy_report import Loaded
+from caracal.services.sts.evaluator import Evaluator
 from caracal.services.sts.view import StsView
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class InForce:
-    """An active policy set version, compiled."""
+class Version:
+    """A policy set version and its policies."""
 
     bundle: Bundle
     policy_set_id: str
     policy_set_version_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class InForce(Version):
+    """An active version, compiled; ``shadow`` is to be evaluated as well, and never decides."""
+
     loaded_at: float
+    key: bytes
+    shadow_version_id: str | None = None
+    shadow: Version | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Say whether the shadow that is named, if one is, is there."""
+        return self.shadow_version_id is None or self.shadow is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +52,6 @@ class Ruling:
     by: InForce | None
 
 
-class Counters:
-    """What ``/metrics`` tells of the engine, in the contract's names."""
-
-    def __init__(self) -> None:
-        self.eval_total = self.eval_errors = self.eval_duration_ns = 0
-        self.compile_total = self.compile_errors = self.compile_duration_ns = 0
-
-
 class Policies:
     """Keeps each zone's bundle; the old one serves until the new one is compiled.
 
@@ -52,20 +60,20 @@ class Policies:
             loaded for it (0: no fact has).
     """
 
-    def __init__(self, view: StsView, engines: PolicyEngines) -> None:
-        self._view, self._engines = view, engines
+    def __init__(self, view: StsView, evaluator: Evaluator) -> None:
+        self._view, self._evaluator = view, evaluator
         self._zones: dict[str, InForce | None] = {}
         self._failed: dict[str, str] = {}
         self._snapshots = -1
         self.swapped: Callable[[str, int], None] = lambda zone_id, position: None
-        self.counters = Counters()
+        self.counters = evaluator.counters
 
     def applied(self, fact: Fact) -> None:
         """Swap the zone's bundle; a listener of the tail."""
         zone_id = fact.zone_id
         # A version of a policy may come after the set that names it: other topic, no order.
         concerns = fact.name.startswith("policy_set.") or (
-            fact.name.startswith("policy.") and zone_id in self._failed
+            fact.name.startswith("policy.") and self._lacks(zone_id)
         )
         if zone_id is None or not concerns:
             return
@@ -74,8 +82,13 @@ class Policies:
         if zone_id in self._zones:
             self._refresh(zone_id, fact.position)
 
-    def evaluate(self, zone_id: str, policy_input: Mapping[str, Any]) -> Ruling:
-        """Decide on one input.
+    async def evaluate(
+        self, zone_id: str, policy_input: Mapping[str, Any], *, patient: bool = True
+    ) -> Ruling:
+        """Decide on one input; waits only where the zone's policies are kept apart.
+
+        Args:
+            patient: else what is kept apart is not evaluated: it has stalled a moment ago.
 
         Raises:
             Unavailable: 503 ``policy_eval_failed``, the engine cannot be used.
@@ -88,17 +101,27 @@ class Policies:
             )
         if self._is_parked(zone_id, current):
             return Ruling(deny("policy_parked"), None)
-        started = time.perf_counter_ns()
         try:
-            decision = self._engines.evaluate(current.bundle, policy_input)
+            return Ruling(await self._decide(zone_id, current, policy_input, patient), current)
         except PolicyCompileError as error:
             self.counters.eval_errors += 1
             logger.error("policy %s is gone: %s", current.bundle.manifest_sha256, error)
             raise Unavailable("policy_eval_failed", "policies cannot be evaluated now") from None
-        self.counters.eval_total += 1
-        self.counters.eval_errors += decision.evaluation_status == "error"
-        self.counters.eval_duration_ns += time.perf_counter_ns() - started
-        return Ruling(decision, current)
+
+    async def _decide(
+        self, zone_id: str, current: InForce, policy_input: Mapping[str, Any], patient: bool
+    ) -> Decision:
+        if not self._evaluator.is_apart(zone_id, current.bundle):
+            return self._evaluator.here(current.key, current.bundle, policy_input)
+        if not patient:
+            return deny("policy_eval_failed", status="error")
+        return await self._evaluator.apart(current.bundle, policy_input)
+
+    def apart(self) -> list[str]:
+        """Return the zones whose policies are kept apart, as far as they were met."""
+        is_apart = self._evaluator.is_apart
+        met = self._zones.items()
+        return [zone_id for zone_id, it in met if it is not None and is_apart(zone_id, it.bundle)]
 
     def loaded(self) -> dict[str, Loaded]:
         """Return what is loaded for each zone that was met."""
@@ -109,6 +132,11 @@ class Policies:
         current = self._zones.get(zone_id)
         version_id = None if current is None else current.policy_set_version_id
         return Loaded(version_id, self._failed.get(zone_id))
+
+    @property
+    def lost(self) -> int:
+        """Return how many processes of this service evaluations have cost."""
+        return self._evaluator.lost
 
     @property
     def max_age(self) -> float:
@@ -123,6 +151,11 @@ class Policies:
             self._snapshots = self._view.following.snapshots
             for known in self._zones:
                 self._refresh(known)
+
+    def _lacks(self, zone_id: str | None) -> bool:
+        """Say whether something of a zone could not be loaded."""
+        current = self._zones.get(zone_id or "")
+        return zone_id in self._failed or (current is not None and not current.is_whole)
 
     def _in_force(self, zone_id: str) -> InForce | None:
         self.catch_up()
@@ -141,12 +174,12 @@ class Policies:
         if active is None:
             self._zones[zone_id] = None
             return
-        if current is not None and current.policy_set_version_id == active["active_version_id"]:
+        if current is not None and current.is_whole and _names(current) == _named(active):
             return
         started = time.perf_counter_ns()
         self.counters.compile_total += 1
         try:
-            self._zones[zone_id] = self._compiled(active)
+            self._zones[zone_id] = self._compiled(zone_id, active)
         except PolicyCompileError as error:
             self.counters.compile_errors += 1
             self._failed[zone_id] = active["active_version_id"]
@@ -158,15 +191,37 @@ class Policies:
         active = [row for row in rows if row["active_version_id"] is not None]
         return max(active, key=lambda row: int(row["position"]), default=None)
 
-    def _compiled(self, policy_set: Row) -> InForce:
-        version_id = policy_set["active_version_id"]
+    def _compiled(self, zone_id: str, policy_set: Row) -> InForce:
+        version = self._version(policy_set, policy_set["active_version_id"])
+        self._evaluator.load(zone_id, version.bundle)
+        shadow_id = policy_set["shadow_version_id"]
+        return InForce(
+            version.bundle,
+            version.policy_set_id,
+            version.policy_set_version_id,
+            loaded_at=time.monotonic(),
+            key=label(zone_id, version.bundle.manifest_sha256),
+            shadow_version_id=shadow_id,
+            shadow=self._shadow(policy_set, shadow_id),
+        )
+
+    def _shadow(self, policy_set: Row, version_id: str | None) -> Version | None:
+        """Return a shadow; what is wrong with it harms nothing."""
+        if version_id is None:
+            return None
+        try:
+            return self._version(policy_set, version_id)
+        except PolicyCompileError as error:
+            logger.warning("shadow of policy set %s: %s", policy_set["id"], error)
+            return None
+
+    def _version(self, policy_set: Row, version_id: str) -> Version:
         version = self._view.tables["policy_set_versions"].live(version_id)
         if version is None:
             raise PolicyCompileError(f"version {version_id} is not there")
         modules = tuple((name, self._content(name)) for name in version["manifest"])
         bundle = Bundle(version["manifest_sha256"], modules)
-        self._engines.load(bundle)
-        return InForce(bundle, policy_set["id"], version_id, time.monotonic())
+        return Version(bundle, policy_set["id"], version_id)
 
     def _content(self, version_id: str) -> str:
         row = self._view.tables["policy_versions"].rows.get(version_id)
@@ -182,3 +237,11 @@ class Policies:
         ids = {row["id"] for row in self._view.policy_sets_of(zone_id)}
         ids |= {versions[name]["policy_id"] for name, _ in current.bundle.modules}
         return not parked.isdisjoint(ids)
+
+
+def _names(current: InForce) -> tuple[str, str | None]:
+    return current.policy_set_version_id, current.shadow_version_id
+
+
+def _named(policy_set: Row) -> tuple[str, str | None]:
+    return policy_set["active_version_id"], policy_set["shadow_version_id"]

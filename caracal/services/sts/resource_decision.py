@@ -18,12 +18,18 @@ from caracal.services.sts.policy_input import policy_input
 EVAL_FAILED = "policy_eval_failed"
 
 
-def decide(exchange: Exchange, policies: Policies) -> list[Verdict]:
+async def decide(exchange: Exchange, policies: Policies) -> list[Verdict]:
     """Return the verdict on each requested resource, in order.
 
     After one that ends the request the loop goes on: that one may be over its rate limit yet.
     """
-    return [_decide(exchange, policies, requested) for requested in exchange.request.resources]
+    verdicts: list[Verdict] = []
+    patient = True
+    for requested in exchange.request.resources:
+        verdict = await _decide(exchange, policies, requested, patient)
+        patient = patient and verdict.ends is None
+        verdicts.append(verdict)
+    return verdicts
 
 
 def conclude(
@@ -50,7 +56,7 @@ def conclude(
     return [], Forbidden("access_denied", "policy denied")
 
 
-def _decide(exchange: Exchange, policies: Policies, requested: str) -> Verdict:
+async def _decide(exchange: Exchange, policies: Policies, requested: str, patient: bool) -> Verdict:
     resource = exchange.zone.resource(requested)
     if resource is None:
         return Verdict(requested, "resource_not_found", unknown=True)
@@ -62,7 +68,9 @@ def _decide(exchange: Exchange, policies: Policies, requested: str) -> Verdict:
     if resource["provider_id"] is not None:
         return Verdict(requested, "credential_not_provisioned", resource, counted=True)
     verdict = _by_grant(exchange, requested, resource)
-    return _by_policy(exchange, policies, verdict) if verdict.allowed else verdict
+    if not verdict.allowed:
+        return verdict
+    return await _by_policy(exchange, policies, verdict, patient)
 
 
 def _by_grant(exchange: Exchange, requested: str, resource: Row) -> Verdict:
@@ -79,12 +87,14 @@ def _by_grant(exchange: Exchange, requested: str, resource: Row) -> Verdict:
     return Verdict(requested, "grant_required", resource, counted=True, unknown=True)
 
 
-def _by_policy(exchange: Exchange, policies: Policies, verdict: Verdict) -> Verdict:
+async def _by_policy(
+    exchange: Exchange, policies: Policies, verdict: Verdict, patient: bool
+) -> Verdict:
     """Steps F, G and I."""
     assert verdict.resource is not None
     given = policy_input(exchange, verdict.resource)
     try:
-        ruling = policies.evaluate(exchange.zone.id, given)
+        ruling = await policies.evaluate(exchange.zone.id, given, patient=patient)
     except CaracalError as error:
         return replace(verdict, allowed=False, status=EVAL_FAILED, ends=error, policy_input=given)
     decision = ruling.decision

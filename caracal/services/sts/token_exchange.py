@@ -27,6 +27,7 @@ from caracal.services.sts.recorder import Recorder
 from caracal.services.sts.refusals import Refused, denied, state_stale
 from caracal.services.sts.resource_decision import conclude, decide
 from caracal.services.sts.session_facts import SessionFacts
+from caracal.services.sts.shadow import Shadows
 from caracal.services.sts.signing_keys import SigningKeys
 from caracal.services.sts.token_request import MAX_BODY, read
 from caracal.services.sts.view import StsView
@@ -55,6 +56,7 @@ class TokenExchange:
     keys: SigningKeys
     sessions: SessionFacts
     recorder: Recorder
+    shadows: Shadows
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request.
@@ -76,6 +78,7 @@ class TokenExchange:
         except Refused as refused:
             raise await self.recorder.refused(call, refused) from None
         verdicts = await self._verdicts(exchange)
+        self.shadows.note(exchange, verdicts)
         granted, error = conclude(verdicts, [False] * len(verdicts))
         if error is not None:
             raise await self.recorder.denied(call, exchange, verdicts, error)
@@ -88,10 +91,10 @@ class TokenExchange:
 
     async def _verdicts(self, exchange: Exchange) -> list[Verdict]:
         """Row 10. What is unknown is looked for once more, at the log's head."""
-        verdicts = decide(exchange, self.policies)
+        verdicts = await decide(exchange, self.policies)
         if any(verdict.unknown for verdict in verdicts):
             await self.view.look_again()
-            verdicts = decide(exchange, self.policies)
+            verdicts = await decide(exchange, self.policies)
         return verdicts
 
     async def _issued(
