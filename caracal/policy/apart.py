@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import Any
+from typing import Any, Self
 from weakref import WeakValueDictionary
 
 import orjson
@@ -24,9 +24,6 @@ logger = logging.getLogger(__name__)
 
 MAX_WAITING = 32
 """Decisions on one bundle that wait for their turn; more are denied at once."""
-
-_GONE = (OSError, EOFError, ValueError, TimeoutError)
-"""What the pipes say of a process that died, or did not answer in time."""
 
 _START_SECONDS = 10.0
 _COMPILE_SECONDS = 5.0
@@ -42,7 +39,7 @@ class Apart:
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: _Process | None = None
         self._starting: asyncio.Task[None] | None = None
 
     async def evaluate(self, bundle: Bundle, policy_input: Mapping[str, Any]) -> Decision:
@@ -52,18 +49,18 @@ class Apart:
             Stalled: it was killed, by us or by a limit.
             PolicyCompileError: the bundle cannot be used.
         """
+        key = bundle.manifest_sha256
         try:
-            work = _line({"key": bundle.manifest_sha256, "input": policy_input})
+            work = _line({"key": key, "input": policy_input})
         except TypeError:  # it is no JSON
             return deny("policy_eval_failed", status="error")
-        try:
-            await self._started()
+        answer = await self._ask(work, self._timeout)
+        if "unknown" in answer:
+            modules = _line({"key": key, "modules": bundle.modules})
+            loaded = await self._ask(modules, _COMPILE_SECONDS)
+            if loaded["failed"] is not None:
+                raise PolicyCompileError(loaded["failed"])
             answer = await self._ask(work, self._timeout)
-            if "unknown" in answer:
-                await self._load(bundle)
-                answer = await self._ask(work, self._timeout)
-        except _GONE as error:
-            raise Stalled(type(error).__name__) from None
         return Decision(**answer["decision"])
 
     def warm(self) -> None:
@@ -76,45 +73,47 @@ class Apart:
         if self._starting is not None:
             await cancelled(self._starting)
         if self._process is not None:
-            process, self._process = self._process, None
-            _kill(process)
-            await process.wait()
-
-    async def _load(self, bundle: Bundle) -> None:
-        work = {"key": bundle.manifest_sha256, "modules": bundle.modules}
-        answer = await self._ask(_line(work), _COMPILE_SECONDS)
-        if answer["failed"] is not None:
-            raise PolicyCompileError(answer["failed"])
+            await self._process.end()
 
     async def _ask(self, work: bytes, timeout: float) -> dict[str, Any]:
-        process = self._process
-        if process is None or process.stdin is None or process.stdout is None:
-            raise EOFError
-        try:
-            async with asyncio.timeout(timeout):
-                process.stdin.write(work)
-                await process.stdin.drain()
-                return dict(orjson.loads(await process.stdout.readline()))
-        except BaseException:  # a later answer would be taken for that of the next work
-            self._replace(process)
-            raise
-
-    def _replace(self, process: asyncio.subprocess.Process) -> None:
-        """Kill it, and start the next one before it is wanted."""
-        _kill(process)
-        self._process = None
-        self._starting = asyncio.create_task(self._start(process), name="policy process")
-
-    async def _started(self) -> None:
         self.warm()
         if self._process is None and self._starting is not None:
             await asyncio.wait([self._starting], timeout=_START_SECONDS)
-
-    async def _start(self, before: asyncio.subprocess.Process | None = None) -> None:
-        if before is not None:
-            await before.wait()
+        if (process := self._process) is None:
+            raise Stalled("it does not start")
         try:
-            self._process = await asyncio.create_subprocess_exec(
+            return await process.ask(work, timeout)
+        except BaseException:
+            self._process = None  # the next one is started before it is wanted
+            self._starting = asyncio.create_task(self._start(process), name="policy process")
+            raise
+
+    async def _start(self, before: _Process | None = None) -> None:
+        if before is not None:
+            await before.end()
+        try:
+            self._process = await _Process.start()
+        except (OSError, Stalled) as error:
+            logger.error("the process for policies does not start: %s", error)
+
+
+class _Process:
+    """A running process, at the other end of two pipes."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._process, self._in, self._out = process, process.stdin, process.stdout
+
+    @classmethod
+    async def start(cls) -> Self:
+        """Return one that is ready for work.
+
+        Raises:
+            OSError, Stalled: it does not start.
+        """
+        started = cls(
+            await asyncio.create_subprocess_exec(
                 *command("caracal.policy.apart_main"),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
@@ -122,9 +121,37 @@ class Apart:
                 limit=_LONGEST_ANSWER,
                 env=environment(),
             )
-            await self._ask(_line({"key": "", "input": None}), _START_SECONDS)
-        except _GONE as error:
-            logger.error("the process for policies did not start: %s", type(error).__name__)
+        )
+        await started.ask(_line({"key": "", "input": None}), _START_SECONDS)
+        return started
+
+    async def ask(self, work: bytes, timeout: float) -> dict[str, Any]:
+        """Return the answer to a piece of work; whatever goes wrong ends the process.
+
+        Raises:
+            Stalled: it died, or took longer than ``timeout`` seconds.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                self._in.write(work)
+                await self._in.drain()
+                return dict(orjson.loads(await self._out.readline()))
+        except (OSError, ValueError, TimeoutError) as error:
+            self._kill()
+            raise Stalled(type(error).__name__) from None
+        except BaseException:  # its answer would be taken for that to the next piece
+            self._kill()
+            raise
+
+    async def end(self) -> None:
+        """Kill it, and wait until it is gone."""
+        self._kill()
+        await self._process.wait()
+
+    def _kill(self) -> None:
+        if self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                self._process.kill()
 
 
 class ApartPool:
@@ -191,9 +218,3 @@ class _Turn:
 
 def _line(work: Mapping[str, Any]) -> bytes:
     return orjson.dumps(work) + b"\n"
-
-
-def _kill(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is None:
-        with suppress(ProcessLookupError):
-            process.kill()

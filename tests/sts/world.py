@@ -83,9 +83,9 @@ result := {"decision": "allow", "evaluation_status": "partial"} if {
 """
 
 
-def settings(database_url: str, redis_url: str, **more: str) -> Settings:
-    """Settings of an STS; ``more`` by variable name."""
-    given = {
+def variables(database_url: str, redis_url: str) -> dict[str, str]:
+    """The environment of an STS."""
+    return {
         "CARACAL_MODE": "dev",
         "DATABASE_URL": database_url,
         "REDIS_URL": redis_url,
@@ -98,7 +98,11 @@ def settings(database_url: str, redis_url: str, **more: str) -> Settings:
         "READY_RATE_LIMIT_PER_MIN": "0",
         "CLIENT_AUTH_FAIL_LIMIT_PER_MIN": "0",
     }
-    return load_settings("sts", given | more)
+
+
+def settings(database_url: str, redis_url: str, **more: str) -> Settings:
+    """Settings of an STS; ``more`` by variable name."""
+    return load_settings("sts", variables(database_url, redis_url) | more)
 
 
 @asynccontextmanager
@@ -227,8 +231,18 @@ class Tenant:
             agent.resume(AgentGraph(self.id, rows, {}).resuming(agent.aggregate_id))
         return await self.save(agent)
 
-    async def activate(self, content: str) -> int:
-        """Add a policy with this text and make it the only one of a new version."""
+    async def activate(self, content: str, shadow: str | None = None) -> int:
+        """Add a policy with this text and make it the only one of a new version.
+
+        ``shadow`` is the text of another one, for a version that is only tried.
+        """
+        active_id = await self._add_version(content)
+        shadow_id = None if shadow is None else await self._add_version(shadow)
+        with in_zone(self.id):
+            self.policy_set.activate(active_id, shadow_id, policies=(), replacing=None)
+            return await self.save(self.policy_set)
+
+    async def _add_version(self, content: str) -> str:
         with in_zone(self.id):
             policy = _policy(self.id, content)
             await self.log.save(policy)
@@ -236,8 +250,7 @@ class Tenant:
                 new_id(), manifest=[policy.versions[-1].id], schema_version=SCHEMA, policies=()
             )
             await self.log.save(self.policy_set)
-            self.policy_set.activate(version.id, policies=(), replacing=None)
-            return await self.save(self.policy_set)
+            return version.id
 
     def claims(self, **members: Any) -> dict[str, Any]:
         """Claims of an ambient mandate; a member given as None is left out."""

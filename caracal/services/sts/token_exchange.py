@@ -78,7 +78,14 @@ class TokenExchange:
         except Refused as refused:
             raise await self.recorder.refused(call, refused) from None
         verdicts = await self._verdicts(exchange)
-        self.shadows.note(exchange, verdicts)
+        try:
+            return await self._concluded(call, exchange, verdicts)
+        finally:
+            self.shadows.note(exchange, verdicts)
+
+    async def _concluded(
+        self, call: Call, exchange: Exchange, verdicts: Sequence[Verdict]
+    ) -> Answer:
         granted, error = conclude(verdicts, [False] * len(verdicts))
         if error is not None:
             raise await self.recorder.denied(call, exchange, verdicts, error)
