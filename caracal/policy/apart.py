@@ -34,6 +34,10 @@ class Stalled(Exception):
     """It took too long, or too much: the process is gone."""
 
 
+class Crowded(Stalled):
+    """It got no turn: too many wait, or those before it stall."""
+
+
 class Apart:
     """One process; one piece of work at a time. ``timeout`` in seconds is for an evaluation."""
 
@@ -181,8 +185,9 @@ class ApartPool:
             async with self._turn(bundle.manifest_sha256) as apart:
                 return await apart.evaluate(bundle, policy_input)
         except Stalled as stalled:
-            self.stalls += 1
-            logger.warning("policy %s, kept apart: %s", bundle.manifest_sha256, stalled)
+            if not isinstance(stalled, Crowded):  # of those there may be many
+                self.stalls += 1
+                logger.warning("policy %s stalls: %s", bundle.manifest_sha256, stalled)
             return deny("policy_eval_failed", status="error")
 
     async def close(self) -> None:
@@ -193,7 +198,7 @@ class ApartPool:
     async def _turn(self, key: str) -> AsyncIterator[Apart]:
         turn = self._turns.setdefault(key, _Turn())
         if turn.waiting >= MAX_WAITING:
-            raise Stalled("too many wait")
+            raise Crowded
         async with AsyncExitStack() as stack:
             turn.waiting += 1
             try:
@@ -202,7 +207,7 @@ class ApartPool:
                     apart = await self._idle.get()
                     stack.callback(self._idle.put_nowait, apart)
             except TimeoutError:
-                raise Stalled("no turn in time") from None
+                raise Crowded from None
             finally:
                 turn.waiting -= 1
             yield apart

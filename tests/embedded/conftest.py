@@ -110,6 +110,8 @@ class Program:
 
 
 Start = Callable[..., Program]
+Up = Callable[..., Program]
+StackOf = Callable[[], dict[str, str]]
 
 
 @pytest.fixture
@@ -133,7 +135,18 @@ def data_dir(_stopped_servers: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def stack_of(data_dir: Path) -> Callable[[], dict[str, str]]:
+def up(start: Start, data_dir: Path) -> Up:
+    """Start ``caracal up`` on free ports."""
+
+    def start_up(*args: str, **variables: str) -> Program:
+        given = ("up", "--data-dir", str(data_dir), "--port-base", "0", *args)
+        return start("tiny_caracal.py", *given, **variables)
+
+    return start_up
+
+
+@pytest.fixture
+def stack_of(data_dir: Path) -> StackOf:
     """Wait for ``stack.json`` and return what it says."""
 
     def read() -> dict[str, str]:

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,8 +18,9 @@ import redis
 
 from caracal.settings import SERVICES
 from tests.embedded.conftest import (
-    Program,
+    StackOf,
     Start,
+    Up,
     as_ordinary_user,
     children_of,
     handles_sigterm,
@@ -45,25 +46,12 @@ STACK_KEYS = {
     "data_dir",
     "pid",
 }
-Up = Callable[..., Program]
-StackOf = Callable[[], dict[str, str]]
 
 
 @pytest.fixture(autouse=True)
 def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("DATABASE_URL", "REDIS_URL", "CARACAL_MODE", "CARACAL_ENV"):
         monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def up(start: Start, data_dir: Path) -> Up:
-    """Start ``caracal up`` on free ports."""
-
-    def start_up(*args: str, **variables: str) -> Program:
-        given = ("up", "--data-dir", str(data_dir), "--port-base", "0", *args)
-        return start("tiny_caracal.py", *given, **variables)
-
-    return start_up
 
 
 def get(url: str, path: str = "/") -> str:

@@ -7,18 +7,27 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import time
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 from caracal.cli import main
+from caracal.cli.watchdog import MAX_GROWTH
 from caracal.errors import StartError
+from caracal.policy.beat import label, mine
 from caracal.services.run import ASGIApp
 from caracal.settings import SERVICES, Settings
 
 
 def create_app(settings: Settings) -> ASGIApp:
-    """Answer every GET with the process id; ``/exit`` ends the process."""
+    """Answer every GET with the process id; ``/exit`` ends the process.
+
+    ``/evaluate/WAY/ZONE`` does what evaluations of policies may do (``WAYS``), ``/apart`` shows
+    what must not be evaluated here.
+    """
     sickness = json.loads(os.environ.get("TINY_SICK", "{}")).get(settings.service)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -27,8 +36,11 @@ def create_app(settings: Settings) -> ASGIApp:
             return
         if scope["path"] == "/exit":
             os._exit(7)
+        if scope["path"].startswith("/evaluate/"):
+            evaluate(*scope["path"].split("/")[2:])
+        body = sorted(mine().apart()) if scope["path"] == "/apart" else os.getpid()
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": str(os.getpid()).encode()})
+        await send({"type": "http.response.body", "body": json.dumps(body).encode()})
 
     async def lifespan(receive: Any, send: Any) -> None:
         await receive()
@@ -43,6 +55,33 @@ def create_app(settings: Settings) -> ASGIApp:
         await send({"type": "lifespan.shutdown.complete"})
 
     return app
+
+
+def evaluate(way: str, zone: str) -> None:
+    """Be in an evaluation of a bundle that is named after the zone."""
+    beat = mine()
+    beat.begin(label(zone, f"sha of {zone}"))
+    WAYS[way]()
+    beat.end()
+
+
+def spin() -> None:
+    while True:
+        pass
+
+
+def grow() -> None:
+    grown = b"x" * (MAX_GROWTH + (1 << 26))
+    time.sleep(60)
+    del grown
+
+
+WAYS: dict[str, Callable[[], None]] = {
+    "spin": spin,
+    "grow": grow,
+    "crash": lambda: os.kill(os.getpid(), signal.SIGSEGV),
+    "wait": lambda: time.sleep(1),  # as one that gets no processor
+}
 
 
 def demo(stack: dict[str, str | int]) -> int:
