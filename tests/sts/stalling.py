@@ -31,6 +31,17 @@ result := {{"decision": "deny", "evaluation_status": "complete"}} if {{
 """Two thousand million elements, by doubling."""
 
 
+def slow(size: int) -> str:
+    """One that takes ``size`` cubed steps, and allows."""
+    numbers = ", ".join(str(number) for number in range(size))
+    return f"""{ALLOWS}
+result := {{"decision": "deny", "evaluation_status": "complete"}} if {{
+	xs := [{numbers}]
+	count([1 | some a in xs; some b in xs; some c in xs; a + b + c < 0]) > 0
+}}
+"""
+
+
 def variant(content: str, number: int) -> str:
     """The same policy as another text."""
     return f"{content}# {number}\n"
