@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import httpx
 
 from bench.cpu import children, name_of
 
@@ -67,6 +71,25 @@ class Stack:
             time.sleep(0.005)
         raise RuntimeError(f"caracal up is not ready (exit code {process.poll()})")
 
+    @contextmanager
+    def replica(self, service: str) -> Iterator[str]:
+        """Run one more process of a service on the same servers; yield its URL."""
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        keys = (self._data_dir / "keys").iterdir()
+        given = {f"{file.name.upper()}_FILE": str(file) for file in keys}
+        given |= {name: self.urls[name.lower()] for name in (*_OWN, "ISSUER_URL", "STS_URL")}
+        process = subprocess.Popen(
+            [_COMMAND, "serve", service, "--port", str(port)],
+            env=_environment() | given | {"CARACAL_MODE": "dev", "LOG_LEVEL": "warning"},
+            stdout=subprocess.DEVNULL,
+        )
+        try:
+            yield _ready(f"http://127.0.0.1:{port}", process)
+        finally:
+            process.terminate()
+            process.wait(_STOP_SECONDS)
+
     def stop(self) -> None:
         """Stop it, by its own way down."""
         if self._process is None:
@@ -86,6 +109,16 @@ class Stack:
     def go_on(self, name: str) -> None:
         """Let a paused process go on."""
         os.kill(self.pids[name], signal.SIGCONT)
+
+
+def _ready(url: str, process: subprocess.Popen[bytes]) -> str:
+    began = time.perf_counter()
+    while time.perf_counter() - began < _READY_SECONDS and process.poll() is None:
+        with suppress(httpx.TransportError):
+            if httpx.get(f"{url}/ready").is_success:
+                return url
+        time.sleep(0.05)
+    raise RuntimeError(f"{url} is not ready (exit code {process.poll()})")
 
 
 def _environment() -> dict[str, str]:

@@ -64,11 +64,17 @@ class World:
         }
         return self._text("api", method, f"/v1/zones/{self.zone_id}{path}", headers, body)
 
+    def policy_set(self, api: httpx.Client) -> tuple[str, str]:
+        """Return the path of the zone's policy set, and its active version."""
+        sets = f"/v1/zones/{self.zone_id}/policy-sets"
+        [one] = api.get(sets).raise_for_status().json()
+        return f"{sets}/{one['id']}", str(one["active_version_id"])
+
     def granted(self) -> str:
         """Grant the resource to the application; return the grant's id."""
         with admin(self.urls) as api:
             return str(
-                _made(
+                made(
                     api,
                     f"/v1/zones/{self.zone_id}/grants",
                     application_id=self.application_id,
@@ -104,9 +110,9 @@ def admin(urls: Mapping[str, str]) -> httpx.Client:
 def make_world(urls: Mapping[str, str], upstream_port: int) -> World:
     """Make all of it through the control plane."""
     with admin(urls) as api:
-        zone = f"/v1/zones/{_made(api, '/v1/zones', name='Bench')['id']}"
-        application = _made(api, f"{zone}/applications", name="bench", credential_type="token")
-        resource = _made(
+        zone = f"/v1/zones/{made(api, '/v1/zones', name='Bench')['id']}"
+        application = made(api, f"{zone}/applications", name="bench", credential_type="token")
+        resource = made(
             api,
             f"{zone}/resources",
             identifier=RESOURCE,
@@ -125,17 +131,21 @@ def make_world(urls: Mapping[str, str], upstream_port: int) -> World:
 
 
 def _activate(api: httpx.Client, zone: str) -> None:
-    policy = _made(api, f"{zone}/policies", name="template", content=POLICY)
-    policy_set = _made(api, f"{zone}/policy-sets", name="bench")
-    version = _made(
-        api,
-        f"{zone}/policy-sets/{policy_set['id']}/versions",
-        manifest=[{"policy_version_id": policy["version"]["id"]}],
-    )
-    _made(api, f"{zone}/policy-sets/{policy_set['id']}/activate", version_id=version["id"])
+    policy_set = f"{zone}/policy-sets/{made(api, f'{zone}/policy-sets', name='bench')['id']}"
+    version_id = version_of(api, policy_set, "template", POLICY)
+    made(api, f"{policy_set}/activate", version_id=version_id)
 
 
-def _made(api: httpx.Client, path: str, **body: Any) -> dict[str, Any]:
+def version_of(api: httpx.Client, policy_set: str, name: str, content: str) -> str:
+    """Add a policy, and a version of the set that holds it alone; return that one's id."""
+    zone = policy_set.partition("/policy-sets/")[0]
+    policy = made(api, f"{zone}/policies", name=name, content=content)
+    manifest = [{"policy_version_id": policy["version"]["id"]}]
+    return str(made(api, f"{policy_set}/versions", manifest=manifest)["id"])
+
+
+def made(api: httpx.Client, path: str, **body: Any) -> dict[str, Any]:
+    """Return what the control plane answers to a POST."""
     return _checked(api.post(path, json=body))
 
 

@@ -16,6 +16,7 @@ Measure = Callable[[Setting], Coroutine[Any, Any, Row]]
 
 ROWS: Mapping[str, Measure] = {
     "policy": policy.decision,
+    "policy-modules": policy.modules,
     "appends": log.appends,
     "rebuild": log.rebuilding,
     "up": start.ready,
@@ -23,6 +24,8 @@ ROWS: Mapping[str, Measure] = {
     "governed": hot_path.governed,
     "governed-alone": hot_path.governed_alone,
     "governed-steady": hot_path.governed_steady,
+    "policy-shadow": policy.shadow,
+    "policy-activation": policy.activation,
     "visible": mutations.visible,
     "mutations": mutations.by_http,
     "list-pages": pages.lists,
