@@ -46,7 +46,7 @@ class Board:
 
     def __init__(self) -> None:
         self._view = memoryview(mmap.mmap(-1, _SIZE))
-        self._header = self._view[:_HEADER].cast("Q")
+        self.header = self._view[:_HEADER].cast("Q")
 
     def beat(self, slot: int) -> Beat:
         """Return what the process of a slot (from 0) writes and reads."""
@@ -55,9 +55,11 @@ class Board:
     def evaluation(self, slot: int) -> Evaluation | None:
         """Return what the process of a slot is evaluating, if it is."""
         part = self._slot(slot)
-        started = part[:8].cast("Q")[0]
+        since = part[:8].cast("Q")
+        started = since[0]
         zone_id, sha = _text(part[8 : 8 + _NAME]), _text(part[8 + _NAME :])
-        return Evaluation(started, zone_id, sha) if started else None
+        same = started == since[0]  # else these may be the names of the next one
+        return Evaluation(started, zone_id, sha) if started and same else None
 
     def clear(self, slot: int) -> None:
         """Make a slot that of a new process, which evaluates nothing yet."""
@@ -65,26 +67,21 @@ class Board:
 
     def publish(self, names: Collection[str], lost: int) -> None:
         """Write the list anew, at most ``MAX_NAMES``, and how many processes were lost so far."""
-        self._header[0] += 1
+        self.header[0] += 1
         for index, name in enumerate(names):
             at = _LIST_AT + index * _NAME
             self._view[at : at + _NAME] = _padded(name)
-        self._header[1], self._header[2] = len(names), lost
-        self._header[0] += 1
-
-    @property
-    def generation(self) -> int:
-        """Return a number that changes with the list."""
-        return self._header[0]
+        self.header[1], self.header[2] = len(names), lost
+        self.header[0] += 1
 
     @property
     def lost(self) -> int:
         """Return how many processes were lost by evaluations."""
-        return self._header[2]
+        return self.header[2]
 
     def names(self) -> frozenset[str]:
         """Return the list."""
-        ends = (_LIST_AT + index * _NAME for index in range(self._header[1]))
+        ends = (_LIST_AT + index * _NAME for index in range(self.header[1]))
         return frozenset(_text(self._view[at : at + _NAME]) for at in ends)
 
     def _slot(self, slot: int) -> memoryview:
@@ -97,7 +94,7 @@ class Beat:
 
     def __init__(self, board: Board, slot: int) -> None:
         part = board._slot(slot)  # noqa: SLF001 - the two classes are one thing
-        self._board = board
+        self._board, self._header = board, board.header
         self._since, self._what = part[:8].cast("Q"), part[8:]
         self._generation, self._names = -1, frozenset[str]()
 
@@ -117,11 +114,11 @@ class Beat:
 
     def apart(self) -> frozenset[str]:
         """Return what the parent says must not be evaluated in this process."""
-        generation = self._board.generation
+        generation = self._header[0]
         if generation != self._generation:
             self._names = self._board.names()
             # Read while it was written: read again the next time.
-            same = generation == self._board.generation and generation % 2 == 0
+            same = generation == self._header[0] and generation % 2 == 0
             self._generation = generation if same else -1
         return self._names
 

@@ -69,9 +69,9 @@ def test_the_list_is_what_was_published(names: list[str]) -> None:
 def test_a_list_that_is_being_written_is_read_again() -> None:
     board = Board()
     reader = board.beat(0)
-    board._header[0] += 1  # the writer stands in the middle
+    board.header[0] += 1  # the writer stands in the middle
     assert reader.apart() == frozenset()
-    board._header[0] += 1
+    board.header[0] += 1
     board.publish(["a"], lost=0)
     assert reader.apart() == {"a"}
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import httpx
 
+from tests.backbone import eventually
 from tests.making import in_zone
-from tests.sts.world import POLICY, Tenant, World, new_tenant
+from tests.sts.world import POLICY, Tenant, World, new_tenant, new_world
 
 DENY_ALL = """package caracal.authz
 import rego.v1
@@ -93,3 +96,23 @@ async def test_a_parked_policy_set_denies(world: World) -> None:
         await db.execute("DELETE FROM parked")
         await db.execute("SELECT pg_notify('caracal_parked', '')")
     await world.parked(0)
+
+
+async def test_two_replicas_decide_by_what_is_activated_and_never_again_by_what_was(
+    database_url: str, redis_url: str
+) -> None:
+    """Their times are measured by the bench; here it is the order that counts."""
+    async with new_world(database_url, redis_url) as one, new_world(database_url, redis_url) as two:
+        replicas = [one, replace(two, tenant=one.tenant)]
+        for number in range(6):
+            content, expected = (POLICY, 200) if number % 2 else (DENY_ALL, 403)
+            await one.tenant.activate(content)
+            for replica in replicas:
+                await eventually(partial(decides, replica, expected), what="the new version")
+                assert await decides(replica, expected)
+
+
+async def decides(world: World, expected: int) -> bool:
+    answer = await world.at_once(subject_token=world.tenant.token())
+    assert answer.status_code in (200, 403)
+    return answer.status_code == expected
