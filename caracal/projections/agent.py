@@ -11,7 +11,7 @@ from caracal.events.base import Fact
 from caracal.events.delegation import Delegation
 from caracal.events.zone import Zone
 from caracal.projections.projection import Projection
-from caracal.projections.query import Db, select
+from caracal.projections.query import Db, IdPage, page_by_id, select
 from caracal.projections.table import Change, End, Put, Table, end, put
 
 AGENTS = Table(
@@ -74,11 +74,27 @@ def changed_ids(fact: Fact) -> list[str]:
     return [agent["id"] for agent in fact.data.get("agents", [])]
 
 
+_SEEN = (
+    "SELECT a.*, h.last_heartbeat_at AS beat_at, h.heartbeat_deadline_at AS beat_until"
+    " FROM agents a LEFT JOIN agent_heartbeats h ON h.agent_id = a.id WHERE NOT a.stub"
+)
+
+
 async def get_agent(db: Db, zone_id: str, agent_id: str) -> dict[str, Any] | None:
-    """Return an agent of the zone, ended or not."""
-    statement = "SELECT * FROM agents WHERE zone_id = %s AND id = %s AND NOT stub"
-    rows = await select(db, statement, [zone_id, agent_id])
+    """Return an agent of the zone, ended or not, with its last heartbeat."""
+    rows = await select(db, f"{_SEEN} AND a.zone_id = %s AND a.id = %s", [zone_id, agent_id])
     return rows[0] if rows else None
+
+
+async def list_agents(db: Db, zone_id: str, page: IdPage) -> list[dict[str, Any]]:
+    """Return agents of any status, one more than the page holds."""
+    return await page_by_id(db, f"{_SEEN} AND a.zone_id = %s", [zone_id], page, "a.id")
+
+
+async def list_children(db: Db, zone_id: str, parent_id: str, page: IdPage) -> list[dict[str, Any]]:
+    """Return the direct children of an agent, of any status, one more than the page holds."""
+    statement = f"{_SEEN} AND a.zone_id = %s AND a.parent_id = %s"
+    return await page_by_id(db, statement, [zone_id, parent_id], page, "a.id")
 
 
 async def overdue_agents(db: Db, moment: datetime, limit: int) -> list[tuple[str, str]]:

@@ -6,12 +6,14 @@ down), so their rows are brought up to the log's end in memory.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from caracal.events.agent_graph import AgentGraph
 from caracal.events.store.entries import EntryId, LogReader
 from caracal.events.topics import Topic
 from caracal.projections.agent import AGENTS, agents
 from caracal.projections.delegation import DELEGATIONS, delegations
-from caracal.projections.memory import MemoryTable, apply
+from caracal.projections.memory import MemoryTable, Row, apply
 from caracal.projections.query import Db, select
 from caracal.projections.runner import checkpoint
 
@@ -30,16 +32,13 @@ async def zone_graph(db: Db, zone_id: str) -> AgentGraph:
         table.load(await select(db, statement, [zone_id]))
     for topic, place in places:
         await _catch_up(db, zone_id, tables, topic, place)
-    return graph_of(zone_id, *tables.values())
+    found = ([row for row in t.rows.values() if _is_live(zone_id, row)] for t in tables.values())
+    return graph_of(zone_id, *found)
 
 
-def graph_of(zone_id: str, agents_: MemoryTable, edges: MemoryTable) -> AgentGraph:
-    """Return the graph of a zone from the tables that a process holds."""
-    found = (
-        {row["id"]: row for row in table.rows.values() if _is_live(zone_id, row)}
-        for table in (agents_, edges)
-    )
-    return AgentGraph(zone_id, *found)
+def graph_of(zone_id: str, agents_: Iterable[Row], edges: Iterable[Row]) -> AgentGraph:
+    """Return the graph of a zone from its live rows, as a process holds them."""
+    return AgentGraph(zone_id, *({row["id"]: row for row in rows} for rows in (agents_, edges)))
 
 
 async def _behind(db: Db, topic: Topic) -> EntryId:

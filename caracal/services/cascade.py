@@ -16,12 +16,14 @@ from typing import Any, Generic
 
 from caracal import clock
 from caracal.errors import CaracalError
+from caracal.events.agent_graph import AgentGraph
 from caracal.events.application import Application, ArchiveReason
 from caracal.events.base import Aggregate, Fact, Fall
 from caracal.events.session import Session
 from caracal.events.store.entries import LogReader
 from caracal.events.store.log import Log, Saved, Thing, retrying
 from caracal.events.topics import FACT_TOPIC_OF
+from caracal.projections.agent_graph import zone_graph
 from caracal.projections.query import Db
 from caracal.projections.runner import checkpoint
 from caracal.projections.session import live_sessions, sessions
@@ -81,6 +83,11 @@ class Ground:
 
     log: Log
     database: Callable[[], AbstractAsyncContextManager[Db]]
+
+    async def graph(self, zone_id: str) -> AgentGraph:
+        """Return the agents and edges of a zone, with all that has been committed by now."""
+        async with self.database() as db:
+            return await zone_graph(db, zone_id)
 
 
 @dataclass(frozen=True, slots=True)

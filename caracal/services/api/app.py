@@ -16,6 +16,7 @@ from caracal.events.store.redis import connect
 from caracal.events.store.vault import Vault
 from caracal.projections.tail import Tail
 from caracal.projections.waiter import Waiter
+from caracal.services import refusals
 from caracal.services.api import (
     admin_audit,
     application,
@@ -32,7 +33,6 @@ from caracal.services.api import (
     policy_template,
     policy_validation,
     provider,
-    refusals,
     resource,
     seed,
     session,
@@ -40,12 +40,12 @@ from caracal.services.api import (
     zone,
 )
 from caracal.services.api.call import Api
-from caracal.services.api.consistency import MinPosition
 from caracal.services.api.door import Door, zone_of
 from caracal.services.api.hashing import Hashing
 from caracal.services.api.limits import Limits, Registrations
 from caracal.services.api.view import ApiView
 from caracal.services.connections import pool, rings
+from caracal.services.consistency import MinPosition
 from caracal.services.health import Health
 from caracal.services.http import App, Edge
 from caracal.services.refused_requests import Actor, Recorded, RefusedRequests
@@ -102,7 +102,12 @@ def create_app(settings: Settings) -> App:
         failures_per_min=settings.admin_auth_fail_limit_per_min,
         registrations=registrations,
     )
-    guarded = Door(MinPosition(app, lambda: app.state.api), view, limits)
+
+    async def reached(position: int) -> bool:
+        api: Api = app.state.api
+        return await api.reached(position)
+
+    guarded = Door(MinPosition(app, reached), view, limits)
     edge = Edge(
         guarded,
         body_limit=settings.api_body_limit_bytes,

@@ -12,7 +12,7 @@ from caracal.events.store.audit_entry import ADMIN_REQUEST
 from caracal.events.store.redaction import CREDENTIALS, redacted
 from caracal.services.api.audit import AuditDetail, trail_of
 from caracal.services.api.call import CallDep
-from caracal.services.api.path import PathId, ZoneId
+from caracal.services.path import PathId, ZoneId
 
 router = APIRouter(prefix="/v1/zones/{zone_id}/audit", tags=["audit"])
 

@@ -11,7 +11,7 @@ from caracal.events.audit_retention import RETENTION_ID, AuditRetention
 from caracal.events.store.log import Saved
 from caracal.projections.audit_retention import kept_days
 from caracal.services.api.call import CallDep
-from caracal.services.api.models import Answer, Body
+from caracal.services.models import Answer, Body
 
 router = APIRouter(prefix="/v1/audit-retention", tags=["audit"])
 

@@ -12,9 +12,9 @@ from caracal import clock
 from caracal.events.challenge import Challenge, challenge_not_found, challenge_over
 from caracal.projections.challenge import get_challenge, list_challenges
 from caracal.services.api.call import CallDep
-from caracal.services.api.models import Answer, Body, Name
 from caracal.services.api.paging import PageDep, cut
-from caracal.services.api.path import PathId, ZoneId
+from caracal.services.models import Answer, Body, Name
+from caracal.services.path import PathId, ZoneId
 
 router = APIRouter(prefix="/v1/zones/{zone_id}/step-up-challenges", tags=["step-up challenges"])
 

@@ -25,12 +25,13 @@ from caracal.events.zone import (
 )
 from caracal.ids import new_id
 from caracal.projections.zone import get_zone, list_zones, taken_slugs
-from caracal.services.api.call import Call, CallDep, no_content
-from caracal.services.api.models import Answer, Body, Name
+from caracal.services.api.call import Call, CallDep
 from caracal.services.api.paging import PageDep, cut
-from caracal.services.api.path import ZoneId
 from caracal.services.api.signing_key import key_pair
+from caracal.services.call import no_content
 from caracal.services.cascade import Cascade, Whose, application_cascade
+from caracal.services.models import Answer, Body, Name
+from caracal.services.path import ZoneId
 
 router = APIRouter(prefix="/v1/zones", tags=["zones"])
 

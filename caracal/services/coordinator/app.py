@@ -1,18 +1,43 @@
-"""The Coordinator: so far its operational routes."""
+"""The Coordinator: all its wires meet here."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
-from starlette.applications import Starlette
+import aiohttp
+from fastapi import FastAPI
 
-from caracal.services.connections import pool
+from caracal import __version__
+from caracal.events.base import Fact
+from caracal.events.store.appender import Appender
+from caracal.events.store.log import Log
+from caracal.events.store.redis import connect
+from caracal.projections.tail import Tail
+from caracal.projections.waiter import Waiter
+from caracal.services import refusals
+from caracal.services.connections import pool, rings
+from caracal.services.consistency import MinPosition
+from caracal.services.coordinator import agent
+from caracal.services.coordinator.call import Coordinator
+from caracal.services.coordinator.caller import Identities, Tokens
+from caracal.services.coordinator.door import Door
+from caracal.services.coordinator.limits import Limits
+from caracal.services.coordinator.view import CoordinatorView
 from caracal.services.health import Health
-from caracal.services.http import App, Edge, no_route
+from caracal.services.http import App, Edge
+from caracal.services.jwks import JwksCache, jwks_fetcher
 from caracal.settings import Settings
 
-_BODY_LIMIT = 1_048_576
+ROUTERS = (agent.router,)
+
+BODY_LIMIT = 1_048_576
+_JWKS_SECONDS = 5.0
+_STALE_KEYS_SECONDS = 300.0  # after 5 fresh minutes: 10 in all
+_REDIS_SECONDS = 0.5  # that a request waits for its counters
+_REACH_SECONDS = 2.0
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
 def create_app(settings: Settings) -> App:
@@ -20,10 +45,101 @@ def create_app(settings: Settings) -> App:
     health = Health(settings)
 
     @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with pool(settings) as connections:
-            health.watch(database=connections)
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            app.state.coordinator = parts = await _start(settings, stack)
+            health.watch(database=parts.pool, tail=parts.view.tail)
             yield
 
-    app = Starlette(lifespan=lifespan)
-    return health.around(Edge(no_route, body_limit=_BODY_LIMIT), lifespan=app)
+    def parts() -> Coordinator:
+        running: Coordinator = app.state.coordinator
+        return running
+
+    async def reached(position: int) -> bool:
+        there = await parts().reached(position)
+        return there and await parts().view.following.reach(position, _REACH_SECONDS)
+
+    app = routes(lifespan)
+    edge = Edge(
+        Door(MinPosition(app, reached), parts),
+        body_limit=BODY_LIMIT,
+        body_seconds=settings.request_timeout_ms / 1000,
+    )
+    return health.around(edge, lifespan=app)
+
+
+def routes(lifespan: Lifespan | None = None) -> FastAPI:
+    """Return the routes alone: what the OpenAPI is made of."""
+    app = FastAPI(
+        title="Caracal Coordinator",
+        version=__version__,
+        lifespan=lifespan,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    for router in ROUTERS:
+        app.include_router(router)
+    refusals.install(app, ROUTERS, issues_twice=True)
+    return app
+
+
+async def _start(settings: Settings, stack: AsyncExitStack) -> Coordinator:
+    view = CoordinatorView(settings.max_staleness)
+    redis = connect(settings.redis_url, timeout=_REDIS_SECONDS)
+    stack.push_async_callback(redis.aclose)
+    connections = await stack.enter_async_context(pool(settings))
+    appender = Appender(settings.database_url)
+    await appender.start()
+    stack.push_async_callback(appender.stop)
+    waiter = Waiter(settings.database_url)
+    await waiter.start()
+    stack.push_async_callback(waiter.stop)
+    keys = await _keys(settings, stack)
+    view.tail = await _follow(settings, view, keys, stack)
+    tokens = Tokens(keys, settings.issuer_url)
+    return Coordinator(
+        settings=settings,
+        pool=connections,
+        log=Log(connections, appender),
+        waiter=waiter,
+        view=view,
+        tokens=tokens,
+        identities=Identities(tokens, view, settings.agent_coordinator_scope),
+        limits=Limits(redis, settings),
+    )
+
+
+async def _keys(settings: Settings, stack: AsyncExitStack) -> JwksCache:
+    sts = await stack.enter_async_context(
+        aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
+    )
+    keys = JwksCache(
+        jwks_fetcher(sts, settings.sts_url, _JWKS_SECONDS),
+        stale_life=_STALE_KEYS_SECONDS,
+        max_zones=settings.jwks_cache_max,
+    )
+    stack.push_async_callback(keys.close)
+    return keys
+
+
+async def _follow(
+    settings: Settings, view: CoordinatorView, keys: JwksCache, stack: AsyncExitStack
+) -> Tail:
+    tail = Tail(
+        view.all,
+        also=("signing_keys",),
+        database_url=settings.database_url,
+        redis_url=settings.redis_url,
+        rings=rings(settings),
+    )
+
+    def heard(fact: Fact) -> None:
+        if fact.name.startswith("signing_key.") and fact.zone_id is not None:
+            keys.drop(fact.zone_id)
+
+    tail.listeners.append(heard)
+    await tail.start()
+    stack.push_async_callback(tail.stop)
+    return tail

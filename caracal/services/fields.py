@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from caracal import clock
 from caracal.errors import BadInput
 from caracal.ids import ID_PATTERN
-from caracal.services.api.models import printable
+from caracal.services.models import printable
 
 _URL_TEXT = re.compile(r"[!#-;=?-\[\]_a-z~]+")  # RFC 3986, appendix A: no space, quote, backslash
 
