@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
 from caracal.events.agent import Agent
@@ -11,7 +10,7 @@ from caracal.events.base import Fact
 from caracal.events.delegation import Delegation
 from caracal.events.zone import Zone
 from caracal.projections.projection import Projection
-from caracal.projections.query import Db, IdPage, page_by_id, select
+from caracal.projections.query import Db, IdPage, ids_in_zones, page_by_id, select
 from caracal.projections.table import Change, End, Put, Table, end, put
 
 AGENTS = Table(
@@ -41,6 +40,7 @@ AGENTS = Table(
         "(zone_id, parent_id, id)",
         "(zone_id) WHERE ended_at IS NULL",
         "(spawned_at) WHERE ended_at IS NULL",
+        "(heartbeat_deadline_at) WHERE ended_at IS NULL AND kind = 'service'",
     ),
 )
 
@@ -97,11 +97,38 @@ async def list_children(db: Db, zone_id: str, parent_id: str, page: IdPage) -> l
     return await page_by_id(db, statement, [zone_id, parent_id], page, "a.id")
 
 
-async def overdue_agents(db: Db, moment: datetime, limit: int) -> list[tuple[str, str]]:
-    """Return live agents whose time has run out at ``moment``, oldest first: (id, zone)."""
-    statement = (
+async def overdue_agents(db: Db, limit: int) -> list[tuple[str, str]]:
+    """Return live agents whose time has run out, oldest first: (id, zone)."""
+    return await ids_in_zones(
+        db,
         "SELECT id, zone_id FROM agents WHERE ended_at IS NULL AND NOT stub"
-        " AND spawned_at + make_interval(secs => ttl_seconds) < %s ORDER BY spawned_at LIMIT %s"
+        " AND spawned_at + make_interval(secs => ttl_seconds) < now() ORDER BY spawned_at LIMIT %s",
+        limit,
     )
-    rows = await select(db, statement, [moment, limit])
-    return [(row["id"], row["zone_id"]) for row in rows]
+
+
+async def orphaned_agents(db: Db, limit: int) -> list[tuple[str, str]]:
+    """Return live agents under an ancestor, an application or a zone that has ended: (id, zone)."""
+    return await ids_in_zones(
+        db,
+        "SELECT a.id, a.zone_id FROM agents a WHERE a.ended_at IS NULL AND NOT a.stub AND ("
+        " EXISTS (SELECT FROM applications p WHERE p.id = a.application_id"
+        " AND p.ended_at IS NOT NULL)"
+        " OR EXISTS (SELECT FROM zones z WHERE z.id = a.zone_id AND z.ended_at IS NOT NULL)"
+        " OR EXISTS (SELECT FROM jsonb_array_elements_text(a.ancestors) AS above (id)"
+        " JOIN agents o ON o.id = above.id WHERE o.ended_at IS NOT NULL)"
+        ") ORDER BY a.depth, a.id LIMIT %s",
+        limit,
+    )
+
+
+async def lapsed_agents(db: Db, limit: int) -> list[tuple[str, str]]:
+    """Return active services whose lease is over by fact and by telemetry: (id, zone)."""
+    return await ids_in_zones(
+        db,
+        "SELECT a.id, a.zone_id FROM agents a LEFT JOIN agent_heartbeats h ON h.agent_id = a.id"
+        " WHERE a.ended_at IS NULL AND NOT a.stub AND a.kind = 'service' AND a.status = 'active'"
+        " AND greatest(a.heartbeat_deadline_at, h.heartbeat_deadline_at) < now()"
+        " ORDER BY a.heartbeat_deadline_at LIMIT %s",
+        limit,
+    )

@@ -116,9 +116,12 @@ async def select(db: Db, statement: str, arguments: list[Any]) -> list[dict[str,
         return await cursor.fetchall()
 
 
-async def ids_in_zones(db: Db, statement: str, limit: int) -> list[tuple[str, str]]:
-    """Run a sweeper's query, which takes its limit; return (id, zone) of each row."""
-    return [(row["id"], row["zone_id"]) for row in await select(db, statement, [limit])]
+async def ids_in_zones(
+    db: Db, statement: str, limit: int, *arguments: Any
+) -> list[tuple[str, str]]:
+    """Run a sweeper's query, which takes its limit last; return (id, zone) of each row."""
+    rows = await select(db, statement, [*arguments, limit])
+    return [(row["id"], row["zone_id"]) for row in rows]
 
 
 def _live(table: Table) -> str:

@@ -215,4 +215,5 @@ _ARCHIVE = Cascade(
     whose=lambda zone: Whose(zone.aggregate_id),
     end=Zone.archive,
     end_late=Zone.archive_late,
+    hangs=lambda graph, _, __: graph.everything(),
 )

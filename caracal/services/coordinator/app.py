@@ -18,18 +18,19 @@ from caracal.projections.waiter import Waiter
 from caracal.services import refusals
 from caracal.services.connections import pool, rings
 from caracal.services.consistency import MinPosition
-from caracal.services.coordinator import agent
-from caracal.services.coordinator.call import Coordinator
+from caracal.services.coordinator import agent, agent_service, heartbeat, invocation
+from caracal.services.coordinator.call import Coordinator, Counters
 from caracal.services.coordinator.caller import Identities, Tokens
 from caracal.services.coordinator.door import Door
 from caracal.services.coordinator.limits import Limits
+from caracal.services.coordinator.operations import counted, jobs_check, metrics_refusal
 from caracal.services.coordinator.view import CoordinatorView
 from caracal.services.health import Health
 from caracal.services.http import App, Edge
 from caracal.services.jwks import JwksCache, jwks_fetcher
 from caracal.settings import Settings
 
-ROUTERS = (agent.router,)
+ROUTERS = (agent.router, heartbeat.router, agent_service.router, invocation.router)
 
 BODY_LIMIT = 1_048_576
 _JWKS_SECONDS = 5.0
@@ -42,13 +43,22 @@ Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 def create_app(settings: Settings) -> App:
     """Return the ASGI app of the Coordinator."""
-    health = Health(settings)
+    health = Health(
+        settings,
+        ready_limit=lambda address: parts().limits.ready.enter(address),
+        guard=lambda scope: metrics_refusal(scope, settings),
+    )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            app.state.coordinator = parts = await _start(settings, stack)
-            health.watch(database=parts.pool, tail=parts.view.tail)
+            app.state.coordinator = started = await _start(settings, stack)
+            health.watch(
+                database=started.pool,
+                tail=started.view.tail,
+                checks=(jobs_check(started),),
+                counters=lambda: counted(started),
+            )
             yield
 
     def parts() -> Coordinator:
@@ -108,6 +118,7 @@ async def _start(settings: Settings, stack: AsyncExitStack) -> Coordinator:
         tokens=tokens,
         identities=Identities(tokens, view, settings.agent_coordinator_scope),
         limits=Limits(redis, settings),
+        counters=Counters(),
     )
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request, Response
 
 from caracal.events.agent_graph import AgentGraph
+from caracal.events.store.log import Saved
 from caracal.services.call import CommandCall, Parts
 from caracal.services.cascade import Ground
 from caracal.services.coordinator.caller import Caller, Identities, Tokens
@@ -16,6 +19,14 @@ from caracal.services.coordinator.limits import Limits
 from caracal.services.coordinator.view import CoordinatorView
 
 Answer = TypeVar("Answer")
+
+
+@dataclass(slots=True)
+class Counters:
+    """What this process has done, for ``/metrics``."""
+
+    invocations: Counter[str] = field(default_factory=Counter)
+    emitted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +37,12 @@ class Coordinator(Parts):
     tokens: Tokens
     identities: Identities
     limits: Limits
+    counters: Counters
+
+    @property
+    def lease(self) -> timedelta:
+        """Return how long a service lives by one heartbeat."""
+        return timedelta(seconds=self.settings.service_agent_lease_seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +80,11 @@ class Call(CommandCall):
     @property
     def ground(self) -> ViewGround:
         return ViewGround(self.parts.log, self.parts.database, self.view)
+
+    async def commit(self, command: Callable[[], Awaitable[Saved]], zone_id: str | None) -> Saved:
+        saved = await CommandCall.commit(self, command, zone_id)
+        self.coordinator.counters.emitted += len(saved.events)
+        return saved
 
     async def decided(self, decide: Callable[[], Answer]) -> Answer:
         """Decide by the view; what would be refused is decided once more at the log's head.

@@ -7,7 +7,6 @@ append have the last word.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
 from hashlib import sha256
 from typing import Annotated, Any
 
@@ -129,8 +128,7 @@ async def _spawned(call: Call, asked: Asked) -> AgentAnswer:
     )
     made: list[Agent] = []
     agent_id, given = new_id(), call.coordinator.settings
-    lease = timedelta(seconds=given.service_agent_lease_seconds)
-    lease_until = clock.now() + lease if asked.body.kind == "service" else None
+    lease_until = clock.now() + call.coordinator.lease if asked.body.kind == "service" else None
 
     async def command() -> Saved:
         made[:] = [
