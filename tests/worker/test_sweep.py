@@ -130,7 +130,8 @@ async def test_registrations_end_a_day_after_their_time_with_their_sessions(swep
     async def done() -> bool:
         archived = await swept.column("applications", "archived_at IS NOT NULL")
         status = await swept.column("sessions", "status")
-        return archived.get(over) is True and status == {session.aggregate_id: "revoked"}
+        ended = archived.get(over) is True and status == {session.aggregate_id: "revoked"}
+        return ended and swept.sweeper.ended == 1
 
     async with swept.running():
         await eventually(done, what="the end of the registration")
@@ -139,7 +140,6 @@ async def test_registrations_end_a_day_after_their_time_with_their_sessions(swep
     (fact,) = await swept.facts("application.archived")
     assert (fact["reason"], fact["sessions"]) == ("expired", [session.aggregate_id])
     assert fact["meta"]["actor_name"] == "registration sweeper"
-    assert swept.sweeper.ended == 1
 
 
 def successor(key: SigningKey, kid: str) -> SigningKey:

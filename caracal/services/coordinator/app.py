@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import aiohttp
 from fastapi import FastAPI
@@ -11,6 +12,7 @@ from fastapi import FastAPI
 from caracal import __version__
 from caracal.events.base import Fact
 from caracal.events.store.appender import Appender
+from caracal.events.store.audit_writer import AuditWriter
 from caracal.events.store.log import Log
 from caracal.events.store.redis import connect
 from caracal.projections.tail import Tail
@@ -21,13 +23,14 @@ from caracal.services.consistency import MinPosition
 from caracal.services.coordinator import agent, agent_service, heartbeat, invocation
 from caracal.services.coordinator.call import Coordinator, Counters
 from caracal.services.coordinator.caller import Identities, Tokens
-from caracal.services.coordinator.door import Door
+from caracal.services.coordinator.door import VERIFY, Door, zone_of
 from caracal.services.coordinator.limits import Limits
 from caracal.services.coordinator.operations import counted, jobs_check, metrics_refusal
 from caracal.services.coordinator.view import CoordinatorView
 from caracal.services.health import Health
 from caracal.services.http import App, Edge
 from caracal.services.jwks import JwksCache, jwks_fetcher
+from caracal.services.refused_requests import Actor, Recorded, RefusedRequests
 from caracal.settings import Settings
 
 ROUTERS = (agent.router, heartbeat.router, agent_service.router, invocation.router)
@@ -75,7 +78,19 @@ def create_app(settings: Settings) -> App:
         body_limit=BODY_LIMIT,
         body_seconds=settings.request_timeout_ms / 1000,
     )
-    return health.around(edge, lifespan=app)
+    recorded = Recorded(
+        edge,
+        lambda: parts().refused,
+        concerns=lambda path: path.startswith(("/zones/", "/v1/")) and path != VERIFY,
+        actor=_actor,
+        zone=lambda scope: parts().view.known_zone(zone_of(scope)),
+    )
+    return health.around(recorded, lifespan=app)
+
+
+def _actor(state: Mapping[str, Any]) -> Actor | None:
+    caller = state.get("caller")
+    return Actor(caller.client_id) if caller else None
 
 
 def routes(lifespan: Lifespan | None = None) -> FastAPI:
@@ -119,7 +134,22 @@ async def _start(settings: Settings, stack: AsyncExitStack) -> Coordinator:
         identities=Identities(tokens, view, settings.agent_coordinator_scope),
         limits=Limits(redis, settings),
         counters=Counters(),
+        refused=await _refused(settings, stack),
     )
+
+
+async def _refused(settings: Settings, stack: AsyncExitStack) -> RefusedRequests:
+    writer = AuditWriter(
+        database_url=settings.database_url,
+        redis_url=settings.redis_url,
+        keys=settings.audit_hmac_key,
+    )
+    await writer.start()
+    stack.push_async_callback(writer.stop)
+    refused = RefusedRequests(writer)
+    await refused.start()
+    stack.push_async_callback(refused.stop)
+    return refused
 
 
 async def _keys(settings: Settings, stack: AsyncExitStack) -> JwksCache:

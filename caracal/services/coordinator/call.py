@@ -17,6 +17,7 @@ from caracal.services.cascade import Ground
 from caracal.services.coordinator.caller import Caller, Identities, Tokens
 from caracal.services.coordinator.limits import Limits
 from caracal.services.coordinator.view import CoordinatorView
+from caracal.services.refused_requests import RefusedRequests
 
 Answer = TypeVar("Answer")
 
@@ -38,6 +39,7 @@ class Coordinator(Parts):
     identities: Identities
     limits: Limits
     counters: Counters
+    refused: RefusedRequests
 
     @property
     def lease(self) -> timedelta:

@@ -75,6 +75,14 @@ async def _admit(scope: Scope, parts: Coordinator) -> None:
         scope["root_path"] = match["alias"]  # the routes are those without it
 
 
+def zone_of(scope: Scope) -> str | None:
+    """Return the zone of a request: its caller's, else the one that its path names, if any."""
+    if (caller := scope["state"].get("caller")) is not None:
+        return str(caller.zone_id)
+    match = _ZONE.match(raw_path(scope))
+    return unquote(match["zone"]) if match else None
+
+
 def _operator(scope: Scope, given: Settings, zone_id: str | None, rest: str) -> Caller | None:
     if zone_id is None or not is_bearer(scope, given.caracal_coordinator_token):
         return None

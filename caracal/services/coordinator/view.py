@@ -96,6 +96,10 @@ class CoordinatorView:
         ids = tuple(ids)
         return self.revocations.is_revoked(ids) or not self.following.parked.isdisjoint(ids)
 
+    def known_zone(self, zone_id: str | None) -> str | None:
+        """Return the id of a zone that exists, as far as is known here; else None."""
+        return zone_id if zone_id and self.zones.live(zone_id) is not None else None
+
     def application(self, zone_id: str, application_id: str) -> Row | None:
         """Return an application of the zone, neither archived, past its end, nor parked."""
         row = _in(zone_id, self.applications.live(application_id))
