@@ -118,6 +118,10 @@ class Crew:
         assert answer.status_code == 201, answer.text
         return dict(answer.json())
 
+    def at(self, other: Ship) -> Crew:
+        """The same crew, calling another Coordinator."""
+        return replace(self, url=other.url, client=other.client, settings=other.settings)
+
     async def another(self, **members: Any) -> Crew:
         """The same zone, as another application sees it."""
         application = new_application(self.zone, **members)
