@@ -12,6 +12,7 @@ import pytest
 from caracal import clock
 from caracal.events.application import Application
 from caracal.events.base import Fall
+from tests.backbone import new_zone
 from tests.coordinator.running import Crew, Ship, ids, ship, unknown
 from tests.making import in_zone, new_application
 
@@ -121,8 +122,6 @@ async def test_unknown_archived_and_expired_applications(crew: Crew) -> None:
 
 
 async def crew_of_another_zone(crew: Crew) -> Application:
-    from tests.backbone import new_zone
-
     zone = new_zone()
     application = new_application(zone.aggregate_id)
     await crew.log.save(zone)
