@@ -32,8 +32,7 @@ async def zone_graph(db: Db, zone_id: str) -> AgentGraph:
         table.load(await select(db, statement, [zone_id]))
     for topic, place in places:
         await _catch_up(db, zone_id, tables, topic, place)
-    found = ([row for row in t.rows.values() if _is_live(zone_id, row)] for t in tables.values())
-    return graph_of(zone_id, *found)
+    return graph_of(zone_id, *[await _live(db, zone_id, table) for table in tables.values()])
 
 
 def graph_of(zone_id: str, agents_: Iterable[Row], edges: Iterable[Row]) -> AgentGraph:
@@ -54,6 +53,18 @@ async def _catch_up(
         if fact.zone_id == zone_id:
             for one in _PROJECTIONS:
                 apply(tables, one.reduce(fact))
+
+
+async def _live(db: Db, zone_id: str, table: MemoryTable) -> list[Row]:
+    """Return the rows that live, by the table in memory and by the read model.
+
+    Topics have no order among each other: what the read model has ended already, and was not
+    loaded for that, may have begun anew here from a topic that is behind.
+    """
+    rows = [row for row in table.rows.values() if _is_live(zone_id, row)]
+    statement = f"SELECT id FROM {table.table.name} WHERE id = ANY(%s) AND ended_at IS NOT NULL"
+    ended = {row["id"] for row in await select(db, statement, [[row["id"] for row in rows]])}
+    return [row for row in rows if row["id"] not in ended]
 
 
 def _is_live(zone_id: str, row: dict[str, object]) -> bool:
