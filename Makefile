@@ -4,6 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 T      ?= tests
+JOBS   ?= 2
 
 .DEFAULT_GOAL := menu
 .PHONY: menu setup run test test-debian check format flow golden bench torture lock clean
@@ -27,8 +28,8 @@ $(READY): requirements.lock pyproject.toml
 run: $(READY) ## start everything, run the demo, keep serving (ARGS=--once: stop after the demo)
 	@$(BIN)/caracal up --demo $(ARGS)
 
-test: $(READY) ## all tests, on real servers (T=tests/store for one part)
-	@$(BIN)/python -m pytest -q $(T)
+test: $(READY) ## all tests, on real servers (T=tests/store for one part, JOBS=0 for one process)
+	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile $(T)
 
 # --- before each push
 

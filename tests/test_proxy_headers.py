@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from caracal.services.proxy_headers import behind_proxy
+from caracal.services.proxy_headers import behind_proxy, is_local
 from caracal.services.run import _config
 from tests.api.running import settings
 
@@ -61,3 +61,33 @@ async def test_it_is_believed_when_the_settings_say_so(trust: str, address: str)
     config.load()
     headers = [(b"x-forwarded-for", b"127.0.0.1, 203.0.113.7")]
     assert (await seen(config.loaded_app, *headers))[0] == address
+
+
+@pytest.mark.parametrize(
+    ("peer", "headers", "trusted", "local"),
+    [
+        ("127.0.0.1", {}, False, True),
+        ("127.9.9.9", {}, False, True),
+        ("::1", {}, False, True),
+        ("::ffff:127.0.0.1", {}, False, True),
+        ("10.0.0.9", {}, False, False),
+        ("::ffff:10.0.0.9", {}, False, False),
+        ("/run/socket", {}, False, False),
+        ("127.0.0.1", {b"x-forwarded-for": b"127.0.0.1"}, False, False),
+        ("127.0.0.1", {b"forwarded": b"for=127.0.0.1"}, True, False),
+        ("127.0.0.1", {b"x-forwarded-for": b"127.0.0.1"}, True, True),
+        ("127.0.0.1", {b"x-forwarded-for": b"unknown"}, True, False),
+        ("127.0.0.1", {b"x-forwarded-for": b"203.0.113.7"}, True, False),
+        ("10.0.0.9", {b"x-forwarded-for": b"127.0.0.1"}, True, False),
+    ],
+)
+async def test_local_is_who_is_on_this_machine_and_speaks_for_nobody_else(
+    peer: str, headers: dict[bytes, bytes], trusted: bool, local: bool
+) -> None:
+    scope = {"type": "http", "client": (peer, 1), "scheme": "http", "headers": [*headers.items()]}
+    await (behind_proxy(nothing) if trusted else nothing)(scope, None, None)  # type: ignore[arg-type]
+    assert is_local(scope) is local
+
+
+def test_a_peer_without_address_is_not_local() -> None:
+    assert not is_local({"client": None, "headers": []})

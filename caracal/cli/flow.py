@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-from rich.table import Table
-
+from caracal.cli.command import AsJson
+from caracal.cli.show import Output
 from caracal.events.catalogue import EVENTS_OF
 from caracal.events.topics import TOPICS
 from caracal.projections import PROJECTIONS
 
+_COLUMNS = ("aggregate", "event", "topics", "projections")
 
-def flow() -> None:
+
+def flow(json: AsJson = False) -> None:
     """Show how events flow: aggregate, event, its topics, the projections that reduce it."""
-    table = Table("aggregate", "event", "topics", "projections", box=None, pad_edge=False)
-    for row in rows():
-        table.add_row(*row)
-    Console(width=200, soft_wrap=True).print(table)
+    Output(json).rows([dict(zip(_COLUMNS, row, strict=True)) for row in rows()], _COLUMNS, "")
 
 
 def rows() -> list[tuple[str, str, str, str]]:

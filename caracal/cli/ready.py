@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from caracal.errors import StartError
 
 _LIMIT = 30.0  # s
+_MAX_BODY = 64 * 1024
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5  # s; asks far less often than services allow
 
 
@@ -34,16 +35,27 @@ def await_ready(service: str, url: str, check: Callable[[], None]) -> None:
 
 def _ask(url: str) -> str:
     """Return the status of ``/ready``, with the body unless it is 200, or why there is none."""
+    try:
+        status, body = ready(url)
+    except (OSError, http.client.HTTPException) as error:
+        return f"no answer ({type(error).__name__})"
+    told = body[:500].decode(errors="replace").strip()
+    return "200" if status == 200 else f"{status} {told}"
+
+
+def ready(url: str) -> tuple[int, bytes]:
+    """Return status and body of ``GET url/ready``.
+
+    Raises:
+        OSError, HTTPException: no answer.
+    """
     connection = _connect(url)
     try:
         connection.request("GET", "/ready")
         response = connection.getresponse()
-        body = response.read(500).decode(errors="replace").strip()
-    except (OSError, http.client.HTTPException) as error:
-        return f"no answer ({type(error).__name__})"
+        return response.status, response.read(_MAX_BODY)
     finally:
         connection.close()
-    return "200" if response.status == 200 else f"{response.status} {body}"
 
 
 def _connect(url: str) -> http.client.HTTPConnection:

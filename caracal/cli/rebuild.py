@@ -12,8 +12,9 @@ from psycopg import AsyncConnection
 from rich.console import Console
 from rich.progress import Progress
 
-from caracal.cli.target import DataDir, settings_of_running_stack
-from caracal.cli.up import DEFAULT_DATA_DIR, exit_code
+from caracal.cli.running import DEFAULT_DATA_DIR, DataDir
+from caracal.cli.target import settings_of_running_stack
+from caracal.cli.up import exit_code
 from caracal.errors import StartError
 from caracal.events.store.entries import LogReader
 from caracal.projections import PROJECTIONS

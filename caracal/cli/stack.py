@@ -19,12 +19,14 @@ from rich.console import Console
 
 from caracal.cli.processes import Children, StopRequested, ignore_stop_signals, stop_signals
 from caracal.cli.ready import await_ready
+from caracal.cli.running import WORKER_URL
 from caracal.cli.stack_settings import (
     HOST,
     is_given,
     settings_of_stack,
     stack_json,
     url,
+    write_private,
     write_stack_json,
 )
 from caracal.embedded import DataDir, EmbeddedServers
@@ -134,6 +136,7 @@ class Stack:
 
     def _announce(self, directory: DataDir) -> None:
         described = stack_json(self._settings, directory.path)
+        write_private(directory.path / WORKER_URL, url(self._settings["worker"]))
         write_stack_json(directory.path / "stack.json", described)
         console = Console(highlight=False, soft_wrap=True)
         for service in SERVICES:
@@ -176,7 +179,8 @@ class Stack:
         self._close_listeners()
         if self._directory is None:
             return
-        (self._directory.path / "stack.json").unlink(missing_ok=True)
+        for name in ("stack.json", WORKER_URL):
+            (self._directory.path / name).unlink(missing_ok=True)
         for names in _WAY_DOWN:
             for name in self._children.stop(names, _STEP_DOWN):
                 typer.echo(f"caracal: {name} was killed: it did not stop in time", err=True)

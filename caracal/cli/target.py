@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
-from typing import Annotated, Any
 
-import typer
-
+from caracal.cli.running import DEFAULT_DATA_DIR, running_stack
 from caracal.cli.stack_settings import is_given
-from caracal.cli.up import DEFAULT_DATA_DIR
 from caracal.errors import StartError
 from caracal.settings import Settings, load_settings
-
-DataDir = Annotated[Path, typer.Option(help="Data directory of the running stack.")]
 
 
 def settings_of_running_stack(data_dir: Path = DEFAULT_DATA_DIR) -> Settings:
@@ -25,7 +18,9 @@ def settings_of_running_stack(data_dir: Path = DEFAULT_DATA_DIR) -> Settings:
     """
     if is_given("DATABASE_URL") and is_given("REDIS_URL"):
         return load_settings("worker")
-    stack = _stack(data_dir)
+    stack = running_stack(data_dir)
+    if stack is None:
+        raise _no_stack(data_dir)
     given = {
         "DATABASE_URL": stack["database_url"],
         "REDIS_URL": stack["redis_url"],
@@ -37,31 +32,8 @@ def settings_of_running_stack(data_dir: Path = DEFAULT_DATA_DIR) -> Settings:
     return load_settings("worker", {name: value for name, value in given.items() if value})
 
 
-def _stack(data_dir: Path) -> dict[str, Any]:
-    file = data_dir / "stack.json"
-    try:
-        stack: dict[str, Any] = json.loads(file.read_text())
-    except FileNotFoundError:
-        raise _no_stack(data_dir) from None
-    except (OSError, ValueError) as error:
-        raise StartError(f"{file} cannot be read: {error}") from error
-    if not _runs(stack["pid"]):  # a killed stack leaves its file behind
-        raise _no_stack(data_dir)
-    return stack
-
-
 def _no_stack(data_dir: Path) -> StartError:
     return StartError(
         f"no stack runs in {data_dir}: start one with `caracal up`,"
         " or set DATABASE_URL and REDIS_URL"
     )
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # another user's
-    return True

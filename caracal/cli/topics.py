@@ -9,41 +9,43 @@ from typing import Any
 import typer
 from psycopg import AsyncConnection
 from redis.asyncio import Redis
-from rich.console import Console
-from rich.table import Table
 
-from caracal.cli.target import DataDir, settings_of_running_stack
-from caracal.cli.up import DEFAULT_DATA_DIR, exit_code
+from caracal.cli.command import AsJson
+from caracal.cli.running import DEFAULT_DATA_DIR, DataDir
+from caracal.cli.show import Output
+from caracal.cli.target import settings_of_running_stack
+from caracal.cli.up import exit_code
 from caracal.events.store.entries import EntryId, LogReader
 from caracal.events.store.redis import connect
 from caracal.events.topics import AUDIT, HEARTBEAT, TOPICS, Topic
 from caracal.projections import PROJECTIONS
 from caracal.projections.runner import checkpoint
 
+_COLUMNS = ("topic", "kind", "length", "last_id", "behind", "dead", "readers")
 
-def topics(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+
+def topics(json: AsJson = False, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     """List topics: kind, length, last id, how far behind the log, dead letters, readers."""
-    raise typer.Exit(exit_code(lambda: asyncio.run(_topics(data_dir))))
+    raise typer.Exit(exit_code(lambda: asyncio.run(_topics(Output(json), data_dir))))
 
 
-async def _topics(data_dir: Path) -> int:
+async def _topics(out: Output, data_dir: Path) -> int:
     settings = settings_of_running_stack(data_dir)
     redis = connect(settings.redis_url)
-    table = Table("topic", "kind", "length", "last id", "behind", "dead", "readers", box=None)
+    rows: list[dict[str, Any]] = []
     async with (
         redis,
         await AsyncConnection.connect(settings.database_url, autocommit=True) as connection,
     ):
-        for topic in TOPICS.values():
-            table.add_row(*await _relayed(topic, redis, connection))
+        rows += [await _relayed(topic, redis, connection) for topic in TOPICS.values()]
         for name, kind in ((HEARTBEAT, "heartbeat"), (AUDIT, "decisions")):
-            length, groups = str(await redis.xlen(name)), await _groups(redis, name)
-            table.add_row(name, kind, length, "", "", "", groups)
-    Console(width=200, soft_wrap=True).print(table)
+            length, groups = await redis.xlen(name), await _groups(redis, name)
+            rows.append({"topic": name, "kind": kind, "length": length, "readers": groups})
+    out.rows(rows, _COLUMNS, "No topics.")
     return 0
 
 
-async def _relayed(topic: Topic, redis: Redis, connection: AsyncConnection[Any]) -> list[str]:
+async def _relayed(topic: Topic, redis: Redis, connection: AsyncConnection[Any]) -> dict[str, Any]:
     newest = await LogReader(connection).before(topic, EntryId(2**62, 0))
     last, length = EntryId(0, 0), 0
     if await redis.exists(topic.name):
@@ -54,17 +56,15 @@ async def _relayed(topic: Topic, redis: Redis, connection: AsyncConnection[Any])
         for projection in PROJECTIONS
         if topic in projection.topics
     ]
-    behind = newest.position - last.position
-    dead = await redis.xlen(topic.dead)
-    return [
-        topic.name,
-        topic.key,
-        str(length),
-        str(last),
-        str(behind) if behind else "-",
-        str(dead) if dead else "-",
-        ", ".join(readers) or await _groups(redis, topic.name),
-    ]
+    return {
+        "topic": topic.name,
+        "kind": topic.key,
+        "length": length,
+        "last_id": str(last),
+        "behind": newest.position - last.position,
+        "dead": await redis.xlen(topic.dead),
+        "readers": readers or await _groups(redis, topic.name),
+    }
 
 
 async def _reader(
@@ -74,11 +74,11 @@ async def _reader(
     return name if place >= newest else f"{name} (behind by {newest.position - place.position})"
 
 
-async def _groups(redis: Redis, topic: str) -> str:
+async def _groups(redis: Redis, topic: str) -> list[str]:
     if not await redis.exists(topic):
-        return ""
+        return []
     groups = await redis.xinfo_groups(topic)
-    return ", ".join(f"{_text(group['name'])} ({group['pending']} pending)" for group in groups)
+    return [f"{_text(group['name'])} ({group['pending']} pending)" for group in groups]
 
 
 def _text(value: Any) -> str:

@@ -6,19 +6,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
-import platformdirs
 import typer
 
+from caracal.cli.running import DEFAULT_DATA_DIR
 from caracal.cli.stack import Died, Options, Stack
 from caracal.errors import StartError
 from caracal.settings import PORTS, SERVICES, Service
 
 Port = Annotated[int | None, typer.Option(min=0, max=65535, show_default=False)]
-DEFAULT_DATA_DIR = Path(platformdirs.user_data_dir("caracal", appauthor=False))
 
 
 def up(
-    data_dir: Annotated[Path, typer.Option(help="Where all data is kept.")] = DEFAULT_DATA_DIR,
+    data_dir: Annotated[
+        Path, typer.Option(envvar="CARACAL_DATA_DIR", help="Where all data is kept.")
+    ] = DEFAULT_DATA_DIR,
     port_base: Annotated[
         int | None,
         typer.Option(

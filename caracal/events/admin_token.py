@@ -7,7 +7,8 @@ from typing import Literal, Self
 from caracal.errors import Conflict, NotFound
 from caracal.events import base
 from caracal.events.base import Aggregate, Private
-from caracal.events.guards import Take
+from caracal.events.guards import Free, Need, Take, live
+from caracal.events.zone import needs_zone
 
 Scope = Literal["global", "zone"]
 Capability = Literal["read", "write", "approve"]
@@ -34,8 +35,12 @@ class AdminToken(Aggregate):
         def apply(self, aggregate: AdminToken) -> None:
             aggregate.revoked = True
 
-    def __init__(self, name: str) -> None:
-        self.name, self.revoked = name, False
+    def __init__(
+        self, name: str, scope: str, zone_id: str | None, capability: str, created_by: str
+    ) -> None:
+        self.name, self.scope, self.zone_id = name, scope, zone_id
+        self.capability, self.created_by = capability, created_by
+        self.revoked = False
 
     @classmethod
     def create(
@@ -54,7 +59,9 @@ class AdminToken(Aggregate):
         return cls._begin(
             cls.Created,
             token_id,
+            *([needs_zone(zone_id)] if zone_id is not None else []),
             Take(f"admin_token:{token_sha256}", token_id, known),
+            Take(live("admin_token", token_id), token_id, known),
             name=name,
             token_sha256=token_sha256,
             scope=scope,
@@ -63,12 +70,34 @@ class AdminToken(Aggregate):
             created_by=created_by,
         )
 
-    def revoke(self) -> None:
-        """End the token.
+    @property
+    def manages(self) -> bool:
+        """Say whether the token can make and revoke tokens."""
+        return self.scope == "global" and self.capability == "write"
+
+    def revoke(self, survivor: str) -> None:
+        """End the token; one that manages goes only while ``survivor``, another one, is live.
+
+        So at least one is left, whoever revokes what at the same time.
 
         Raises:
             NotFound: it has ended before.
         """
         if self.revoked:
-            raise NotFound("admin_token_not_found", "there is no such admin token")
-        self._record(self.Revoked)
+            raise admin_token_not_found(self.aggregate_id)
+        key = live("admin_token", self.aggregate_id)
+        needed = [Need(live("admin_token", survivor), LastToken())] if self.manages else []
+        self._record(self.Revoked, *needed, Free((key,), self.aggregate_id))
+
+
+class LastToken(Conflict):
+    """Without this token nobody could make or revoke one."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "last_admin_token", "no other global write token is live; make another one first"
+        )
+
+
+def admin_token_not_found(token_id: str) -> NotFound:
+    return NotFound("admin_token_not_found", f"there is no admin token {token_id!r}")

@@ -10,12 +10,14 @@ import orjson
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from caracal import __version__
 from caracal.errors import CaracalError, MethodNotAllowed, TooMany, Unauthenticated
 from caracal.events.store.redis import GONE
 from caracal.projections.tail import Tail
 from caracal.services.connections import Pool
 from caracal.services.drain import draining
 from caracal.services.http import (
+    HARDENING,
     App,
     Receive,
     Scope,
@@ -107,7 +109,8 @@ class Health:
                 await route(scope, send)  # the server leaves the body of a HEAD out
             else:
                 refusal = MethodNotAllowed("method_not_allowed", "this path has GET only")
-                await respond_error(send, refusal, request_id_of(scope), [(b"allow", b"GET, HEAD")])
+                headers = [(b"allow", b"GET, HEAD"), *HARDENING]
+                await respond_error(send, refusal, request_id_of(scope), headers)
 
         return routed
 
@@ -118,7 +121,7 @@ class Health:
         try:
             await self._ready_limit(client_address(scope))
         except TooMany as refusal:
-            await respond_error(send, refusal, request_id_of(scope))
+            await respond_error(send, refusal, request_id_of(scope), HARDENING)
             return
         if draining.is_set():
             await _json(scope, send, 503, {"ok": False, "draining": True})
@@ -129,6 +132,7 @@ class Health:
             await _json(scope, send, 503, body)
         else:
             body = {"ok": True, "ready": True, "draining": False, "degraded": False}
+            body |= {"version": __version__}
             for more in self._details:
                 body |= more()
             if (reason := await _first(self._soft_checks)) is not None:
@@ -152,7 +156,7 @@ class Health:
 
     async def _metrics(self, scope: Scope, send: Send) -> None:
         if (refusal := self._guard(scope)) is not None:
-            await respond_error(send, refusal, request_id_of(scope))
+            await respond_error(send, refusal, request_id_of(scope), HARDENING)
         elif b"application/json" in (header(scope, b"accept") or b""):
             await _json(scope, send, 200, self._counters())
         else:
@@ -252,4 +256,4 @@ async def _json(scope: Scope, send: Send, status: int, body: dict[str, Any]) -> 
 
 
 def _id(scope: Scope) -> list[tuple[bytes, bytes]]:
-    return [(b"x-request-id", request_id_of(scope).encode()), (b"cache-control", b"no-store")]
+    return [(b"x-request-id", request_id_of(scope).encode()), *HARDENING]

@@ -40,11 +40,12 @@ Header = tuple[bytes, bytes]
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-_HARDENING: list[Header] = [
+HARDENING: list[Header] = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-store"),
 ]
+"""Headers of every answer of ours."""
 
 
 class TooSlow(Refusal):
@@ -206,7 +207,7 @@ class Edge:
             if message["type"] == "http.response.start":
                 started = True
                 present = {name.lower() for name, _ in message["headers"]}
-                own = [(b"x-request-id", request_id.encode()), *_HARDENING]
+                own = [(b"x-request-id", request_id.encode()), *HARDENING]
                 lines = [line for line in own if line[0] not in present]
                 message = {**message, "headers": [*message["headers"], *lines]}
             await send(message)

@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 from ipaddress import ip_address
 
-from caracal.services.http import App, Receive, Scope, Send
+from caracal.services.http import App, Receive, Scope, Send, header
 
 _ENTRY = re.compile(
     r"\[(?P<v6>[^\]]+)\](:\d{1,5})?|(?P<v4>[0-9.]+)(:\d{1,5})?|(?P<bare>[0-9a-fA-F:.]+)"
 )
+_FORWARDED = (b"x-forwarded-for", b"forwarded")
 _SCHEMES = ("http", "https")
 
 
@@ -34,9 +35,30 @@ def behind_proxy(app: App) -> App:
 
 def _correct(scope: Scope) -> None:
     if (address := _address(_last(scope, b"x-forwarded-for"))) is not None:
+        scope.setdefault("state", {})["peer"] = scope.get("client")
         scope["client"] = (address, 0)
     if (scheme := _last(scope, b"x-forwarded-proto").lower()) in _SCHEMES:
         scope["scheme"] = scheme
+
+
+def is_local(scope: Scope) -> bool:
+    """Say whether the caller is on this machine.
+
+    Behind a proxy both must be, the proxy and the client that it tells of; what says that it was
+    forwarded, by a proxy that is not trusted, is not.
+    """
+    clients = [scope.get("client")]
+    if any(header(scope, name) is not None for name in _FORWARDED):
+        clients.append(scope.get("state", {}).get("peer"))
+    return all(client is not None and _is_loopback(client[0]) for client in clients)
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return False
+    return (getattr(found, "ipv4_mapped", None) or found).is_loopback
 
 
 def _last(scope: Scope, name: bytes) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
 from caracal.errors import BadInput, CaracalError, MethodNotAllowed, NotFound
+from caracal.services.api.codes import body_code
 from caracal.services.http import Scope, as_caracal_error, error_body, error_headers
 
 _CODES = {"path": "invalid_params", "query": "invalid_query", "header": "invalid_params"}
@@ -45,7 +46,7 @@ def _invalid(issues_twice: bool, request: Request, error: Exception) -> Response
     assert isinstance(error, RequestValidationError)
     issues = [_issue(found) for found in error.errors()[:_LIMIT]]
     where = str(error.errors()[0]["loc"][0])
-    code = _CODES.get(where) or _body_code(request)
+    code = _CODES.get(where) or body_code(_tags(request))
     first = issues[0]
     name = ".".join(str(part) for part in first["path"]) or where
     more = {"details": {"issues": issues}} if issues_twice else {}
@@ -53,9 +54,8 @@ def _invalid(issues_twice: bool, request: Request, error: Exception) -> Response
     return _answer(request, refusal)
 
 
-def _body_code(request: Request) -> str:
-    tags = getattr(request.scope.get("route"), "tags", ())
-    return "invalid_zone" if "zones" in tags else "invalid_body"
+def _tags(request: Request) -> Sequence[str]:
+    return getattr(request.scope.get("route"), "tags", ())
 
 
 def _issue(found: dict[str, Any]) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def _issue(found: dict[str, Any]) -> dict[str, Any]:
     where, *path = found["loc"]
     if found["type"] == "json_invalid":
         return {"path": [], "message": f"not JSON, seen at character {path[0]}"}
-    if where == "body" and not path:
+    if where == "body" and not path and found["type"] != "value_error":
         return {"path": [], "message": _NO_OBJECT}
     message = found["msg"].removeprefix("Value error, ")
     return {"path": [str(part) for part in path], "message": message}
@@ -79,7 +79,7 @@ def _http(routers: Iterable[APIRouter], request: Request, error: Exception) -> R
         return answer
     if error.status_code == 404:
         return _answer(request, NotFound("not_found", "there is no such route"))
-    return _answer(request, BadInput(_body_code(request), "the request cannot be read"))
+    return _answer(request, BadInput(body_code(_tags(request)), "the request cannot be read"))
 
 
 def _methods(routers: Iterable[APIRouter], scope: Scope) -> list[str]:

@@ -23,6 +23,7 @@ from caracal.services.api.app import create_app as api_app
 from caracal.services.http import App
 from caracal.services.worker.app import create_app as worker_app
 from caracal.settings import Settings, load_settings
+from tests.api.documented import check_documented
 
 OPERATOR = "operator-token"
 
@@ -50,7 +51,7 @@ def settings(process: str, database_url: str, redis_url: str, **more: str) -> Se
 async def served(app: App) -> AsyncIterator[str]:
     """Serve an app on a free port of the loopback; gives its URL."""
     config = uvicorn.Config(
-        app, port=0, log_level="warning", lifespan="on", timeout_keep_alive=60
+        app, port=0, log_level="warning", lifespan="on", timeout_keep_alive=60, proxy_headers=False
     )  # longer than the client's: it never meets a connection that is being closed
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
@@ -80,6 +81,7 @@ class Plane:
         content = {} if body is None else {"json": body}
         answer = await self.client.request(method, f"/v1{path}", **content, **more)
         assert answer.status_code < 500, answer.text
+        check_documented(answer)
         return answer
 
     async def made(self, path: str, body: Any) -> dict[str, Any]:
@@ -108,7 +110,7 @@ class Plane:
     ) -> dict[str, str]:
         """Make an admin token; return the header of a request with it."""
         text = f"cat_{new_id()}"
-        with acting(zone_id=None, actor="operator"):
+        with acting(zone_id=zone_id, actor="operator"):
             token = AdminToken.create(
                 new_id(),
                 name="test",

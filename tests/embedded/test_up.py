@@ -89,9 +89,7 @@ def test_up_and_down(up: Up, data_dir: Path, stack_of: StackOf) -> None:
 
     urls = dict(line.split() for line in lines)
     assert list(urls) == list(SERVICES)
-    assert {name: stack[f"{name}_url"] for name in SERVICES if name != "worker"} == {
-        name: url for name, url in urls.items() if name != "worker"
-    }
+    assert {name: stack[f"{name}_url"] for name in SERVICES} == urls
     pids = {int(get(url)) for url in urls.values()}
     assert len(pids) == 5
     assert pids < children_of(running.pid)

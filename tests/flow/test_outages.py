@@ -247,6 +247,8 @@ async def test_without_postgres_all_refuse_once_nobody_knows_what_was_revoked(
             assert_later(await tenant.exchange(), 503, "state_stale")
             stale = "revocation_snapshot_stale"
             await assert_ready(product, sts="state_stale", gateway=stale)
+            # Nobody knows which admin tokens were revoked, either.
+            assert_later(await until(list_zones, 503, "state_stale"), 503, "state_stale")
             await over(ended)
             assert stream.trailers == {"x-caracal-stale": "true"}
             calls = upstream.calls

@@ -54,21 +54,33 @@ def openapi() -> str:
 
 
 def command_line() -> str:
-    """The commands and their options."""
-    command: Any = get_command(main)
-    return "\n".join(_help(command, "caracal"))
+    """The commands and their options; those that many share stand once, at the top."""
+    root: Any = get_command(main)
+    places = sorted(root.places.items())
+    commands = [_help(place.load(name), f"caracal {name}") for name, place in places]
+    found = [line for lines in commands for line in lines]
+    shared = [line for line in dict.fromkeys(found) if found.count(line) > _MANY]
+    lines = [*_help(root, "caracal", below=False), "(shared)", *shared]
+    return "\n".join([*lines, *(line for line in found if line not in shared)]) + "\n"
 
 
-def _help(command: Any, name: str) -> list[str]:
+_MANY = 10  # options of so many commands are said once
+
+
+def _help(command: Any, name: str, *, below: bool = True) -> list[str]:
     options = [
-        f"  {' '.join(parameter.opts)}  {getattr(parameter, 'help', '') or ''}".rstrip()
+        f"  {' '.join([*parameter.opts, *parameter.secondary_opts])}  {_said(parameter)}".rstrip()
         for parameter in command.params
         if parameter.name != "help"
     ]
     lines = [f"{name}: {(command.help or '').strip().splitlines()[0]}", *options]
-    for child, below in sorted(getattr(command, "commands", {}).items()):
-        lines += _help(below, f"{name} {child}")
+    for child, command_below in sorted(getattr(command, "commands", {}).items()) if below else ():
+        lines += _help(command_below, f"{name} {child}")
     return lines
+
+
+def _said(parameter: Any) -> str:
+    return getattr(parameter, "help", None) or ""
 
 
 def _json(value: Any) -> str:

@@ -14,6 +14,7 @@ from fastapi import APIRouter, Depends, Query
 from caracal.projections.admin_audit_event import list_admin_audit
 from caracal.projections.query import Page
 from caracal.services.api.call import Call, CallDep
+from caracal.services.api.codes import refuses
 from caracal.services.api.paging import LogPageDep, cut
 from caracal.services.fields import Moment, Word, moment
 from caracal.services.models import Answer, Text
@@ -61,6 +62,7 @@ FiltersDep = Annotated[Filters, Depends()]
 
 
 @of_zone.get("")
+@refuses()
 async def list_of_zone(
     zone_id: ZoneId, call: CallDep, page: LogPageDep, filters: FiltersDep
 ) -> list[AdminAuditEvent]:
@@ -69,6 +71,7 @@ async def list_of_zone(
 
 
 @of_all.get("")
+@refuses()
 async def list_of_all(
     call: CallDep, page: LogPageDep, filters: FiltersDep, zone_id: Word = None
 ) -> list[AdminAuditEvent]:

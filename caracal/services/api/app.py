@@ -19,12 +19,15 @@ from caracal.projections.waiter import Waiter
 from caracal.services import refusals
 from caracal.services.api import (
     admin_audit,
+    admin_token,
     application,
     audit,
     audit_explanation,
     audit_replay,
     audit_retention,
+    bootstrap,
     challenge,
+    docs_page,
     grant,
     policy,
     policy_activation,
@@ -43,6 +46,8 @@ from caracal.services.api.call import Api
 from caracal.services.api.door import Door, zone_of
 from caracal.services.api.hashing import Hashing
 from caracal.services.api.limits import Limits, Registrations
+from caracal.services.api.openapi import describe, operation_id
+from caracal.services.api.uses import Uses
 from caracal.services.api.view import ApiView
 from caracal.services.connections import pool, rings
 from caracal.services.consistency import MinPosition
@@ -72,6 +77,9 @@ ROUTERS = (
     audit_retention.router,
     admin_audit.of_zone,
     admin_audit.of_all,
+    admin_token.router,
+    bootstrap.router,
+    docs_page.router,
 )
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -79,7 +87,7 @@ Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 def create_app(settings: Settings) -> App:
     """Return the ASGI app of the control plane."""
-    view = ApiView()
+    view, uses = ApiView(settings.max_staleness), Uses()
     health = Health(settings)
     registrations = Registrations(settings.redis_url)
 
@@ -94,9 +102,11 @@ def create_app(settings: Settings) -> App:
                 counters=lambda: _counters(app.state.api),
             )
             await seed.bootstrap_token(app.state.api)
+            uses.start(app.state.api.pool)
+            stack.push_async_callback(uses.stop)
             yield
 
-    app = routes(lifespan)
+    app = routes(lifespan, local_bootstrap=settings.caracal_local_bootstrap_enabled)
     limits = Limits(
         requests_per_min=settings.api_v1_rate_limit_per_min,
         failures_per_min=settings.admin_auth_fail_limit_per_min,
@@ -107,7 +117,7 @@ def create_app(settings: Settings) -> App:
         api: Api = app.state.api
         return await api.reached(position)
 
-    guarded = Door(MinPosition(app, reached), view, limits)
+    guarded = Door(MinPosition(app, reached), view, limits, uses)
     edge = Edge(
         guarded,
         body_limit=settings.api_body_limit_bytes,
@@ -128,8 +138,9 @@ def _actor(state: Mapping[str, Any]) -> Actor | None:
     return Actor(token["id"], token["name"], token["scope"]) if token else None
 
 
-def routes(lifespan: Lifespan | None = None) -> FastAPI:
+def routes(lifespan: Lifespan | None = None, *, local_bootstrap: bool = True) -> FastAPI:
     """Return the routes alone: what the OpenAPI is made of."""
+    routers = [one for one in ROUTERS if local_bootstrap or one is not bootstrap.router]
     app = FastAPI(
         title="Caracal Control Plane",
         version=__version__,
@@ -138,10 +149,12 @@ def routes(lifespan: Lifespan | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=operation_id,
     )
-    for router in ROUTERS:
+    for router in routers:
         app.include_router(router)
-    refusals.install(app, ROUTERS)
+    app.openapi = describe(app, routers)  # type: ignore[method-assign]
+    refusals.install(app, routers)
     return app
 
 

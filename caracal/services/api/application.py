@@ -26,6 +26,7 @@ from caracal.ids import new_id
 from caracal.projections.application import get_application, list_applications
 from caracal.projections.policy_set import is_named_by_active_policy
 from caracal.services.api.call import Call, CallDep
+from caracal.services.api.codes import refuses
 from caracal.services.api.paging import PageDep, cut
 from caracal.services.api.public_keys import Jwks
 from caracal.services.call import no_content
@@ -39,6 +40,7 @@ router = APIRouter(prefix="/v1/zones/{zone_id}/applications", tags=["application
 _SECRET_BYTES = 32
 _LONGEST_SECONDS = 100 * 366 * 86_400  # of a registration that ends
 _WITH_SECRET = ("token", "password")
+TRAITS = ("trait_count_exceeded", "trait_invalid", "trait_duplicate", "trait_forbidden")
 
 
 def _consent(value: Any) -> Any:
@@ -102,6 +104,7 @@ class ApplicationWithSecret(ApplicationAnswer):
 
 
 @router.get("")
+@refuses()
 async def list_(zone_id: ZoneId, call: CallDep, page: PageDep) -> list[ApplicationAnswer]:
     """List applications, newest first."""
     async with call.database() as db:
@@ -110,6 +113,7 @@ async def list_(zone_id: ZoneId, call: CallDep, page: PageDep) -> list[Applicati
 
 
 @router.post("", status_code=201)
+@refuses("dcr_limit_exceeded", *TRAITS)
 async def create(
     zone_id: ZoneId, body: ApplicationInput, call: CallDep
 ) -> ApplicationWithSecret | ApplicationAnswer:
@@ -118,6 +122,7 @@ async def create(
 
 
 @router.post("/dcr", status_code=201)
+@refuses("dcr_disabled", "dcr_rate_limit_exceeded", "dcr_limit_exceeded", *TRAITS)
 async def register(
     zone_id: ZoneId, body: DcrInput, call: CallDep
 ) -> ApplicationWithSecret | ApplicationAnswer:
@@ -153,6 +158,7 @@ async def _register(
 
 
 @router.get("/{application_id}")
+@refuses("application_not_found")
 async def get(zone_id: ZoneId, application_id: PathId, call: CallDep) -> ApplicationAnswer:
     """Show an application."""
     async with call.database() as db:
@@ -163,6 +169,7 @@ async def get(zone_id: ZoneId, application_id: PathId, call: CallDep) -> Applica
 
 
 @router.patch("/{application_id}")
+@refuses("no_fields", "application_not_found", "app_referenced_by_active_policy", *TRAITS)
 async def patch(
     zone_id: ZoneId, application_id: PathId, body: ApplicationPatch, call: CallDep
 ) -> ApplicationAnswer:
@@ -185,6 +192,7 @@ async def patch(
 
 
 @router.delete("/{application_id}", status_code=204)
+@refuses("application_not_found")
 async def delete(zone_id: ZoneId, application_id: PathId, call: CallDep) -> Response:
     """Archive an application: its sessions, agents, edges and open streams end at once."""
     missing = application_not_found(application_id)

@@ -12,6 +12,7 @@ from caracal.errors import NotFound
 from caracal.events.store.redaction import redacted
 from caracal.projections.audit import list_decisions, trail_of_request
 from caracal.services.api.call import Call, CallDep
+from caracal.services.api.codes import refuses
 from caracal.services.api.paging import LogPageDep, cut
 from caracal.services.fields import Moment, Word, moment
 from caracal.services.models import Answer
@@ -41,6 +42,7 @@ class AuditDetail(AuditEvent):
 
 
 @router.get("")
+@refuses()
 async def list_(
     zone_id: ZoneId,
     call: CallDep,
@@ -68,6 +70,7 @@ async def list_(
 
 
 @router.get("/by-request/{request_id}")
+@refuses("request_not_found")
 async def by_request(zone_id: ZoneId, request_id: PathId, call: CallDep) -> list[AuditDetail]:
     """Show what a request led to, oldest first: decisions, and the facts that it caused."""
     return [AuditDetail(**entry) for entry in await trail_of(call, zone_id, request_id)]

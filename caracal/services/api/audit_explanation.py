@@ -12,6 +12,7 @@ from caracal.events.store.audit_entry import ADMIN_REQUEST
 from caracal.events.store.redaction import CREDENTIALS, redacted
 from caracal.services.api.audit import AuditDetail, trail_of
 from caracal.services.api.call import CallDep
+from caracal.services.api.codes import refuses
 from caracal.services.path import PathId, ZoneId
 
 router = APIRouter(prefix="/v1/zones/{zone_id}/audit", tags=["audit"])
@@ -100,6 +101,7 @@ class Explanation(BaseModel):
 
 
 @router.get("/by-request/{request_id}/explain")
+@refuses("request_not_found")
 async def explain(zone_id: ZoneId, request_id: PathId, call: CallDep) -> Explanation:
     """Say what became of a request, which check refused it, and by which policies."""
     trail = await trail_of(call, zone_id, request_id)

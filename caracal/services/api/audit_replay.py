@@ -20,6 +20,7 @@ from caracal.projections.audit_row import canonical
 from caracal.projections.policy_set import recorded_bundle
 from caracal.services.api.audit import trail_of
 from caracal.services.api.call import Call, CallDep
+from caracal.services.api.codes import refuses
 from caracal.services.fields import Word
 from caracal.services.path import PathId, ZoneId
 
@@ -88,6 +89,7 @@ Row = Mapping[str, Any]
 
 
 @router.get("/by-request/{request_id}/replay")
+@refuses("request_not_found", "policy_set_version_not_found")
 async def replay(
     zone_id: ZoneId, request_id: PathId, call: CallDep, policy_set_version: Word = None
 ) -> Replay:

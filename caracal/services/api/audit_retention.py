@@ -11,6 +11,7 @@ from caracal.events.audit_retention import RETENTION_ID, AuditRetention
 from caracal.events.store.log import Saved
 from caracal.projections.audit_retention import kept_days
 from caracal.services.api.call import CallDep
+from caracal.services.api.codes import refuses
 from caracal.services.models import Answer, Body
 
 router = APIRouter(prefix="/v1/audit-retention", tags=["audit"])
@@ -27,6 +28,7 @@ class AuditRetentionAnswer(Answer):
 
 
 @router.get("")
+@refuses()
 async def get(call: CallDep) -> AuditRetentionAnswer:
     """Show for how many days the ledger is kept; whole months older than that are dropped."""
     limit = call.api.settings.audit_retention_days
@@ -36,6 +38,7 @@ async def get(call: CallDep) -> AuditRetentionAnswer:
 
 
 @router.put("")
+@refuses("retention_above_limit")
 async def change(body: AuditRetentionInput, call: CallDep) -> AuditRetentionAnswer:
     """Say for how many days the ledger is kept. The worker drops what is older, within hours."""
     log, limit = call.api.log, call.api.settings.audit_retention_days

@@ -12,6 +12,7 @@ from caracal import clock
 from caracal.events.challenge import Challenge, challenge_not_found, challenge_over
 from caracal.projections.challenge import get_challenge, list_challenges
 from caracal.services.api.call import CallDep
+from caracal.services.api.codes import refuses
 from caracal.services.api.paging import PageDep, cut
 from caracal.services.models import Answer, Body, Name
 from caracal.services.path import PathId, ZoneId
@@ -40,6 +41,7 @@ class Satisfied(BaseModel):
 
 
 @router.get("")
+@refuses()
 async def list_(zone_id: ZoneId, call: CallDep, page: PageDep) -> list[ChallengeAnswer]:
     """List challenges, newest first; those that have expired or were consumed, too."""
     async with call.database() as db:
@@ -48,6 +50,7 @@ async def list_(zone_id: ZoneId, call: CallDep, page: PageDep) -> list[Challenge
 
 
 @router.get("/{challenge_id}")
+@refuses("challenge_not_found")
 async def get(zone_id: ZoneId, challenge_id: PathId, call: CallDep) -> ChallengeAnswer:
     """Show a challenge."""
     async with call.database() as db:
@@ -58,6 +61,7 @@ async def get(zone_id: ZoneId, challenge_id: PathId, call: CallDep) -> Challenge
 
 
 @router.post("/{challenge_id}/satisfy")
+@refuses("challenge_not_found_or_expired", "challenge_not_satisfiable")
 async def satisfy(
     zone_id: ZoneId, challenge_id: PathId, call: CallDep, body: Approval | None = None
 ) -> Satisfied:

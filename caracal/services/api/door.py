@@ -13,12 +13,14 @@ from urllib.parse import unquote
 from caracal.errors import BadInput, Forbidden, NotFound
 from caracal.ids import ID_PATTERN
 from caracal.services.api.limits import Limits
+from caracal.services.api.uses import Uses
 from caracal.services.api.view import ApiView, invalid_admin_token
 from caracal.services.http import App, Receive, Scope, Send, bearer_of, client_address, raw_path
 
 _ZONE = re.compile(r"^/v1/zones/(?P<zone>[^/]+)(?P<rest>/.*)?$")
 _REGISTRATION = ("POST", "/applications/dcr")
 _SATISFY = re.compile(r"/v1/zones/[^/]+/step-up-challenges/[^/]+/satisfy")
+_TOKENS = re.compile(r"^/v1/admin-tokens(/|$)")
 _READS = ("GET", "HEAD", "OPTIONS")
 _OPEN = ("/v1/policy-templates",)
 _OF_NO_ZONE = frozenset({"/v1/policies/validate"})
@@ -28,8 +30,8 @@ _OF_NO_ZONE = frozenset({"/v1/policies/validate"})
 class Door:
     """ASGI layer that lets only known callers through to ``/v1``."""
 
-    def __init__(self, app: App, view: ApiView, limits: Limits) -> None:
-        self._app, self._view, self._limits = app, view, limits
+    def __init__(self, app: App, view: ApiView, limits: Limits, uses: Uses) -> None:
+        self._app, self._view, self._limits, self._uses = app, view, limits, uses
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and _guarded(scope["path"]):
@@ -41,6 +43,7 @@ class Door:
         self._limits.check_failures(address)
         token = await self._authenticated(scope, address)
         self._limits.check_requests(address, token["id"])
+        self._uses.note(token["id"])
         scope["state"]["token"] = token
         _check_capability(token, scope["method"], scope["path"])
         path = raw_path(scope)
@@ -49,7 +52,7 @@ class Door:
             raise NotFound("not_found", "there is no such route")
         zone_id = unquote(match["zone"]) if match else None
         if path not in _OF_NO_ZONE:
-            _check_scope(token, zone_id)
+            _check_scope(token, zone_id, scope["path"])
         if match and zone_id is not None:
             if not ID_PATTERN.fullmatch(zone_id):
                 raise BadInput("invalid_params", "a zone id has 1-128 of A-Z a-z 0-9 . _ : -")
@@ -85,6 +88,9 @@ def _check_capability(token: dict[str, Any], method: str, path: str) -> None:
         raise Forbidden("admin_token_capability", "this token may only read and approve")
 
 
-def _check_scope(token: dict[str, Any], zone_id: str | None) -> None:
-    if token["scope"] == "zone" and token["zone_id"] != zone_id:
-        raise Forbidden("admin_token_zone_mismatch", "this token is for another zone")
+def _check_scope(token: dict[str, Any], zone_id: str | None, path: str) -> None:
+    if token["scope"] != "zone" or token["zone_id"] == zone_id:
+        return
+    if _TOKENS.match(path):
+        raise Forbidden("admin_token_management_requires_global", "a global token is needed")
+    raise Forbidden("admin_token_zone_mismatch", "this token is for another zone")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -10,7 +9,6 @@ from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
 from caracal import clock
-from caracal.errors import BadInput
 from caracal.events.application import Application, application_not_found
 from caracal.events.grant import Grant, GrantStatus, grant_not_found
 from caracal.events.resource import Resource, resource_not_found
@@ -18,6 +16,7 @@ from caracal.events.store.log import Saved
 from caracal.ids import new_id
 from caracal.projections.grant import get_grant, list_grants
 from caracal.services.api.call import Call, CallDep
+from caracal.services.api.codes import refuses
 from caracal.services.api.paging import PageDep, cut
 from caracal.services.call import no_content
 from caracal.services.cascade import Cascade, Whose
@@ -27,8 +26,9 @@ from caracal.services.path import PathId, ZoneId
 
 router = APIRouter(prefix="/v1/zones/{zone_id}/grants", tags=["grants"])
 
-_SCOPE = r"^[a-z0-9:_./-]{1,200}$"
 _MAX_SCOPES = 64
+_WORD = r"[a-z0-9:_./-]{1,200}"
+_SCOPE, _SCOPES = rf"^{_WORD}$", rf"^{_WORD}(,{_WORD}){{0,{_MAX_SCOPES - 1}}}$"
 Scope = Annotated[str, Field(pattern=_SCOPE)]
 
 
@@ -51,6 +51,7 @@ class GrantAnswer(Answer):
 
 
 @router.get("")
+@refuses()
 async def list_(
     zone_id: ZoneId,
     call: CallDep,
@@ -61,7 +62,9 @@ async def list_(
     resource_id: Id | None = None,
     provider_id: Id | None = None,
     status: GrantStatus | None = None,
-    scopes: Annotated[str | None, Query(description="comma list, all must be there")] = None,
+    scopes: Annotated[
+        str | None, Query(pattern=_SCOPES, description="comma list, all must be there")
+    ] = None,
 ) -> list[GrantAnswer]:
     """List grants of any status, newest first."""
     filters: dict[str, Any] = {
@@ -70,7 +73,7 @@ async def list_(
         "resource_id": resource_id,
         "provider_id": provider_id,
         "status": status,
-        "scopes": _scopes(scopes) if scopes is not None else None,
+        "scopes": scopes.split(",") if scopes is not None else None,
     }
     equal = {name: value for name, value in filters.items() if value is not None}
     async with call.database() as db:
@@ -79,6 +82,7 @@ async def list_(
 
 
 @router.post("", status_code=201)
+@refuses("application_not_found", "resource_not_found", "grant_scopes_exceed_resource")
 async def create(zone_id: ZoneId, body: GrantInput, call: CallDep) -> GrantAnswer:
     """Grant scopes of a resource; without ``user_id`` to the application itself."""
     grant_id, members = new_id(), body.model_dump()
@@ -95,6 +99,7 @@ async def create(zone_id: ZoneId, body: GrantInput, call: CallDep) -> GrantAnswe
 
 
 @router.get("/{grant_id}")
+@refuses("grant_not_found")
 async def get(zone_id: ZoneId, grant_id: PathId, call: CallDep) -> GrantAnswer:
     """Show a grant, ended or not."""
     async with call.database() as db:
@@ -105,6 +110,7 @@ async def get(zone_id: ZoneId, grant_id: PathId, call: CallDep) -> GrantAnswer:
 
 
 @router.delete("/{grant_id}", status_code=204)
+@refuses("grant_not_found")
 async def delete(zone_id: ZoneId, grant_id: PathId, call: CallDep) -> Response:
     """Revoke a grant and end the sessions of its user, or of its application. Idempotent."""
     await call.end(_REVOKE, grant_id, zone_id, grant_not_found(grant_id))
@@ -133,10 +139,3 @@ async def _resource(call: Call, zone_id: str, resource_id: str) -> Resource:
     if found is None or found.archived:
         raise resource_not_found(resource_id)
     return found
-
-
-def _scopes(text: str) -> list[str]:
-    scopes = text.split(",")
-    if len(scopes) > _MAX_SCOPES or not all(re.match(_SCOPE, scope) for scope in scopes):
-        raise BadInput("invalid_query", f"scopes is a comma list of 1-{_MAX_SCOPES} scopes")
-    return scopes

@@ -12,6 +12,7 @@ from caracal.events.store.log import Saved
 from caracal.ids import new_id
 from caracal.projections.policy import get_policy, list_policies, versions_of
 from caracal.services.api.call import CallDep
+from caracal.services.api.codes import refuses
 from caracal.services.api.paging import PageDep, cut
 from caracal.services.api.policy_contract import (
     SCHEMA_VERSION,
@@ -70,6 +71,7 @@ class PolicyWithVersions(PolicyAnswer):
 
 
 @router.get("")
+@refuses()
 async def list_(zone_id: ZoneId, call: CallDep, page: PageDep) -> list[PolicyAnswer]:
     """List the zone's policies, newest first, without their versions."""
     async with call.database() as db:
@@ -78,6 +80,7 @@ async def list_(zone_id: ZoneId, call: CallDep, page: PageDep) -> list[PolicyAns
 
 
 @router.post("", status_code=201)
+@refuses("policy_name_conflict", "invalid_rego", "invalid_schema_version")
 async def create(zone_id: ZoneId, body: PolicyInput, call: CallDep) -> PolicyWithVersion:
     """Create a policy with its first version."""
     await _check(body)
@@ -101,6 +104,7 @@ async def create(zone_id: ZoneId, body: PolicyInput, call: CallDep) -> PolicyWit
 
 
 @router.get("/{policy_id}")
+@refuses("policy_not_found")
 async def get(zone_id: ZoneId, policy_id: PathId, call: CallDep) -> PolicyWithVersions:
     """Show a policy with all its versions, the newest first."""
     async with call.database() as db:
@@ -112,6 +116,7 @@ async def get(zone_id: ZoneId, policy_id: PathId, call: CallDep) -> PolicyWithVe
 
 
 @router.post("/{policy_id}/versions", status_code=201)
+@refuses("policy_not_found", "invalid_rego", "invalid_schema_version")
 async def add_version(
     zone_id: ZoneId, policy_id: PathId, body: PolicyVersionInput, call: CallDep
 ) -> PolicyVersionAnswer:
@@ -127,6 +132,7 @@ async def add_version(
 
 
 @router.delete("/{policy_id}", status_code=204)
+@refuses("policy_not_found")
 async def delete(zone_id: ZoneId, policy_id: PathId, call: CallDep) -> Response:
     """Archive a policy: no set is made or activated with it again; an active one keeps it."""
     await call.change(Policy, policy_id, zone_id, Policy.archive, policy_not_found(policy_id))

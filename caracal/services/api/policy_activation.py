@@ -22,6 +22,7 @@ from caracal.ids import ID_PATTERN
 from caracal.projections.policy_set import get_policy_set
 from caracal.services import policy_report
 from caracal.services.api.call import Call, CallDep
+from caracal.services.api.codes import refuses
 from caracal.services.api.policy_set import binding_not_found, find_set
 from caracal.services.path import PathId, ZoneId
 from caracal.services.policy_report import Report
@@ -70,6 +71,7 @@ class ActivationStatus(BaseModel):
 
 
 @router.get("/{policy_set_id}/activation-status")
+@refuses("policy_set_binding_not_found", "version_not_found")
 async def activation_status(
     zone_id: ZoneId,
     policy_set_id: PathId,

@@ -27,6 +27,7 @@ from caracal.projections.policy_set import (
     list_policy_sets,
 )
 from caracal.services.api.call import Call, CallDep
+from caracal.services.api.codes import refuses
 from caracal.services.api.paging import PageDep, cut
 from caracal.services.api.policy_contract import (
     SCHEMA_VERSION,
@@ -100,6 +101,7 @@ class Activation(BaseModel):
 
 
 @router.get("")
+@refuses()
 async def list_(zone_id: ZoneId, call: CallDep, page: PageDep) -> list[PolicySetAnswer]:
     """List the zone's policy sets, newest first."""
     async with call.database() as db:
@@ -108,6 +110,7 @@ async def list_(zone_id: ZoneId, call: CallDep, page: PageDep) -> list[PolicySet
 
 
 @router.post("", status_code=201)
+@refuses("policy_set_name_conflict")
 async def create(zone_id: ZoneId, body: PolicySetInput, call: CallDep) -> PolicySetAnswer:
     """Create a policy set, without a version as yet."""
     set_id, made = new_id(), list[PolicySet]()
@@ -121,6 +124,7 @@ async def create(zone_id: ZoneId, body: PolicySetInput, call: CallDep) -> Policy
 
 
 @router.get("/{policy_set_id}")
+@refuses("policy_set_not_found")
 async def get(zone_id: ZoneId, policy_set_id: PathId, call: CallDep) -> PolicySetAnswer:
     """Show a policy set."""
     async with call.database() as db:
@@ -131,6 +135,7 @@ async def get(zone_id: ZoneId, policy_set_id: PathId, call: CallDep) -> PolicySe
 
 
 @router.delete("/{policy_set_id}", status_code=204)
+@refuses("policy_set_not_found")
 async def delete(zone_id: ZoneId, policy_set_id: PathId, call: CallDep) -> Response:
     """Archive a policy set. Was it the active one, the zone has no policy and denies all."""
     missing = policy_set_not_found(policy_set_id)
@@ -139,6 +144,7 @@ async def delete(zone_id: ZoneId, policy_set_id: PathId, call: CallDep) -> Respo
 
 
 @router.post("/{policy_set_id}/versions", status_code=201)
+@refuses("policy_set_not_found", "invalid_policy_contract", "invalid_schema_version")
 async def add_version(
     zone_id: ZoneId, policy_set_id: PathId, body: PolicySetVersionInput, call: CallDep
 ) -> PolicySetVersionAnswer:
@@ -162,6 +168,7 @@ async def add_version(
 
 
 @router.get("/{policy_set_id}/versions/{version_id}")
+@refuses("policy_set_not_found", "policy_set_version_not_found")
 async def get_version(
     zone_id: ZoneId, policy_set_id: PathId, version_id: PathId, call: CallDep
 ) -> PolicySetVersionWithManifest:
@@ -178,6 +185,14 @@ async def get_version(
 
 
 @router.post("/{policy_set_id}/activate", status_code=202)
+@refuses(
+    "policy_set_binding_not_found",
+    "version_not_found",
+    "shadow_version_not_found",
+    "referenced_policy_version_missing",
+    BROKEN,
+    _SHADOW_BROKEN,
+)
 async def activate(
     zone_id: ZoneId, policy_set_id: PathId, body: ActivationInput, call: CallDep
 ) -> Activation:

@@ -16,6 +16,7 @@ from caracal.policy.input_schema import input_warnings
 from caracal.policy.trial import evaluate
 from caracal.projections.policy import zone_versions
 from caracal.services.api.call import Call, CallDep
+from caracal.services.api.codes import refuses
 from caracal.services.api.policy_set import BROKEN, binding_not_found, check_versions, find_set
 from caracal.services.fields import Id
 from caracal.services.models import Body
@@ -77,6 +78,7 @@ class Simulation(BaseModel):
 
 
 @router.post("/{policy_set_id}/simulate")
+@refuses("policy_set_binding_not_found", "version_not_found")
 async def simulate(
     zone_id: ZoneId, policy_set_id: PathId, body: SimulationInput, call: CallDep
 ) -> Simulation:

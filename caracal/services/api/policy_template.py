@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from caracal.errors import NotFound
 from caracal.policy.templates import templates
+from caracal.services.api.codes import refuses
 from caracal.services.path import PathId
 
 router = APIRouter(prefix="/v1/policy-templates", tags=["policy templates"])
@@ -22,12 +23,14 @@ class TemplateAnswer(BaseModel):
 
 
 @router.get("")
+@refuses()
 async def list_() -> list[TemplateAnswer]:
     """List the policy templates; each is whole, and passes the check of an upload."""
     return [TemplateAnswer.model_validate(template) for template in templates().values()]
 
 
 @router.get("/{template_id}")
+@refuses("policy_template_not_found")
 async def get(template_id: PathId) -> TemplateAnswer:
     """Show a policy template."""
     if (template := templates().get(template_id)) is None:

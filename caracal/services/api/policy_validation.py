@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from caracal.policy.check import advice_on
 from caracal.policy.input_schema import INPUT_SCHEMA_VERSION, OUTPUT_CONTRACT
+from caracal.services.api.codes import refuses
 from caracal.services.api.policy import PolicyVersionInput
 from caracal.services.api.policy_contract import check_schema_version
 
@@ -26,6 +27,7 @@ class Validation(BaseModel):
 
 
 @router.post("/validate")
+@refuses("invalid_rego", "invalid_schema_version")
 async def validate(body: PolicyVersionInput) -> Validation:
     """Say whether a policy may be stored, and what about it is hardly meant. Stores nothing."""
     check_schema_version(body.schema_version)

@@ -21,6 +21,7 @@ from caracal.projections.provider import get_provider, list_providers
 from caracal.provider_config import Config, hidden_secret, public_only, split
 from caracal.services.api import provider_kinds
 from caracal.services.api.call import Call, CallDep
+from caracal.services.api.codes import refuses
 from caracal.services.api.paging import PageDep, cut
 from caracal.services.call import no_content
 from caracal.services.fields import JsonObject, bounded_json
@@ -32,6 +33,7 @@ router = APIRouter(prefix="/v1/zones/{zone_id}/providers", tags=["providers"])
 
 
 _NOTHING = Config({}, {})
+_UNREADABLE = "provider_secret_unreadable"
 
 
 def _without_hidden(config: dict[str, Any]) -> dict[str, Any]:
@@ -81,6 +83,7 @@ class ProviderAnswer(Answer):
 
 
 @router.get("")
+@refuses()
 async def list_(zone_id: ZoneId, call: CallDep, page: PageDep) -> list[ProviderAnswer]:
     """List providers, newest first."""
     async with call.database() as db:
@@ -89,6 +92,7 @@ async def list_(zone_id: ZoneId, call: CallDep, page: PageDep) -> list[ProviderA
 
 
 @router.post("", status_code=201)
+@refuses("provider_identifier_conflict")
 async def create(zone_id: ZoneId, body: ProviderInput, call: CallDep) -> ProviderAnswer:
     """Create a provider; what is secret in its configuration is sealed and never shown."""
     config = _NOTHING.changed(split(body.config_json, body.secret_config or {}))
@@ -107,6 +111,7 @@ async def create(zone_id: ZoneId, body: ProviderInput, call: CallDep) -> Provide
 
 
 @router.get("/{provider_id}")
+@refuses("provider_not_found")
 async def get(zone_id: ZoneId, provider_id: PathId, call: CallDep) -> ProviderAnswer:
     """Show a provider."""
     async with call.database() as db:
@@ -117,6 +122,7 @@ async def get(zone_id: ZoneId, provider_id: PathId, call: CallDep) -> ProviderAn
 
 
 @router.patch("/{provider_id}")
+@refuses("no_fields", "provider_not_found", "provider_identifier_conflict", _UNREADABLE)
 async def patch(
     zone_id: ZoneId, provider_id: PathId, body: ProviderPatch, call: CallDep
 ) -> ProviderAnswer:
@@ -139,6 +145,7 @@ async def patch(
 
 
 @router.delete("/{provider_id}", status_code=204)
+@refuses("provider_not_found")
 async def delete(zone_id: ZoneId, provider_id: PathId, call: CallDep) -> Response:
     """Archive a provider and erase its secrets; resources that name it are refused from now on."""
     missing = provider_not_found(provider_id)
@@ -180,7 +187,7 @@ async def _kept(call: Call, provider: Provider, replaced: Mapping[str, Any]) -> 
             raise VersionConflict(log_key(provider.aggregate_id)) from None
         logger.warning("the secrets of provider %s do not open", provider.aggregate_id)
         lost = "the stored secrets cannot be opened; send or remove every secret key"
-        raise Conflict("provider_secret_unreadable", lost) from None
+        raise Conflict(_UNREADABLE, lost) from None
 
 
 def _check(kind: str, identifier: str, config: Config) -> None:

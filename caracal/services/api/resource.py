@@ -22,6 +22,7 @@ from caracal.ids import new_id
 from caracal.projections.resource import get_resource, list_resources
 from caracal.resource_match import MAX_IDENTIFIER
 from caracal.services.api.call import Call, CallDep
+from caracal.services.api.codes import refuses
 from caracal.services.api.paging import PageDep, cut
 from caracal.services.call import no_content
 from caracal.services.fields import HttpUrl, Id
@@ -36,6 +37,7 @@ Identifier = Annotated[
 # RFC 6749, section 3.3: what a token request can ask for.
 Scope = Annotated[str, Field(pattern=r"^[!#-\[\]-~]{1,200}$")]
 Scopes = Annotated[list[Scope], Field(min_length=1, max_length=256)]
+_REFERENCES = ("provider_not_found", "gateway_application_not_found")
 _OTHER_NAMES = {"prefix": "prefix_match", "credential_provider_id": "provider_id"}
 
 
@@ -103,6 +105,7 @@ class ResourceAnswer(Answer):
 
 
 @router.get("")
+@refuses()
 async def list_(zone_id: ZoneId, call: CallDep, page: PageDep) -> list[ResourceAnswer]:
     """List resources, newest first."""
     async with call.database() as db:
@@ -111,6 +114,7 @@ async def list_(zone_id: ZoneId, call: CallDep, page: PageDep) -> list[ResourceA
 
 
 @router.post("", status_code=201)
+@refuses(*_REFERENCES, "resource_identifier_conflict", "resource_quota_exceeded")
 async def create(zone_id: ZoneId, body: ResourceInput, call: CallDep) -> ResourceAnswer:
     """Create a resource; with ``upstream_url`` the Gateway routes to it."""
     members = body.model_dump() | {"name": body.name or body.identifier}
@@ -128,6 +132,7 @@ async def create(zone_id: ZoneId, body: ResourceInput, call: CallDep) -> Resourc
 
 
 @router.get("/{resource_id}")
+@refuses("resource_not_found")
 async def get(zone_id: ZoneId, resource_id: PathId, call: CallDep) -> ResourceAnswer:
     """Show a resource."""
     async with call.database() as db:
@@ -138,6 +143,7 @@ async def get(zone_id: ZoneId, resource_id: PathId, call: CallDep) -> ResourceAn
 
 
 @router.patch("/{resource_id}")
+@refuses("no_fields", "resource_not_found", *_REFERENCES, "resource_identifier_conflict")
 async def patch(
     zone_id: ZoneId, resource_id: PathId, body: ResourcePatch, call: CallDep
 ) -> ResourceAnswer:
@@ -156,6 +162,7 @@ async def patch(
 
 
 @router.delete("/{resource_id}", status_code=204)
+@refuses("resource_not_found")
 async def delete(zone_id: ZoneId, resource_id: PathId, call: CallDep) -> Response:
     """Archive a resource: mandates for it are refused, open streams to it end at once."""
     missing = resource_not_found(resource_id)

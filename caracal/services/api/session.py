@@ -9,6 +9,7 @@ from fastapi import APIRouter
 
 from caracal.projections.session import list_sessions
 from caracal.services.api.call import CallDep
+from caracal.services.api.codes import refuses
 from caracal.services.api.paging import LogPageDep, cut
 from caracal.services.fields import one_of_names
 from caracal.services.models import Answer, Text
@@ -30,6 +31,7 @@ class SessionAnswer(Answer):
 
 
 @router.get("")
+@refuses()
 async def list_(
     zone_id: ZoneId,
     call: CallDep,

@@ -15,6 +15,7 @@ from caracal.events.store.vault import Vault
 from caracal.events.zone import zone_not_found
 from caracal.ids import new_id
 from caracal.services.api.call import Call, CallDep
+from caracal.services.api.codes import refuses
 from caracal.services.path import ZoneId
 
 router = APIRouter(prefix="/v1/zones/{zone_id}/signing-key", tags=["signing keys"])
@@ -27,9 +28,9 @@ class Rotation(BaseModel):
     created_at: datetime
 
 
-def key_pair(vault: Vault) -> dict[str, Any]:
+def key_pair(vault: Vault, kid: str | None = None) -> dict[str, Any]:
     """Return a new key as ``SigningKey.create`` takes it: ``kid`` and both its parts."""
-    key = mandate.SigningKey.generate(new_id())
+    key = mandate.SigningKey.generate(kid or new_id())
     return {
         "kid": key.kid,
         "public_jwk": key.public_jwk(),
@@ -38,12 +39,13 @@ def key_pair(vault: Vault) -> dict[str, Any]:
 
 
 @router.post("/rotate", status_code=201)
+@refuses()
 async def rotate(zone_id: ZoneId, call: CallDep) -> Rotation:
     """Sign with a new key from now on; what the one before signed stays valid."""
     made: list[SigningKey] = []
 
     async def command() -> Saved:
-        newest = await _newest(call, zone_id)
+        newest = await newest_of(call, zone_id)
         made[:] = [newest.successor(**key_pair(call.api.vault))]
         return await call.api.log.save(*made)
 
@@ -54,7 +56,7 @@ async def rotate(zone_id: ZoneId, call: CallDep) -> Rotation:
     )
 
 
-async def _newest(call: Call, zone_id: str) -> SigningKey:
+async def newest_of(call: Call, zone_id: str) -> SigningKey:
     """Return the newest key by its guard: the read model may lag, the log does not.
 
     Raises:

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from caracal.errors import BadInput, Conflict, Forbidden
 from caracal.events.application import Application
+from caracal.events.guards import Secret
 from caracal.events.signing_key import SigningKey
 from caracal.events.store.log import Saved, retrying
 from caracal.events.zone import (
@@ -26,6 +27,7 @@ from caracal.events.zone import (
 from caracal.ids import new_id
 from caracal.projections.zone import get_zone, list_zones, taken_slugs
 from caracal.services.api.call import Call, CallDep
+from caracal.services.api.codes import refuses
 from caracal.services.api.paging import PageDep, cut
 from caracal.services.api.signing_key import key_pair
 from caracal.services.call import no_content
@@ -85,6 +87,7 @@ async def global_only(call: CallDep) -> None:
 
 
 @router.get("", dependencies=[Depends(global_only)])
+@refuses()
 async def list_(call: CallDep, page: PageDep) -> list[ZoneAnswer]:
     """List zones, newest first."""
     async with call.database() as db:
@@ -93,6 +96,7 @@ async def list_(call: CallDep, page: PageDep) -> list[ZoneAnswer]:
 
 
 @router.post("", status_code=201, dependencies=[Depends(global_only)])
+@refuses("zone_slug_conflict")
 async def create(body: ZoneInput, call: CallDep) -> ZoneAnswer:
     """Create a zone. Without ``slug`` one is derived from the name, made unique by a number."""
     members = body.model_dump(exclude={"slug"})
@@ -116,8 +120,7 @@ async def _create(call: Call, slug: str, members: dict[str, Any]) -> Zone:
     made: list[Zone] = []
 
     async def command() -> Saved:
-        data_key = call.api.vault.seal(secrets.token_bytes(_DATA_KEY_BYTES))
-        made[:] = [Zone.create(zone_id, slug=slug, data_key=data_key, **members)]
+        made[:] = [Zone.create(zone_id, slug=slug, data_key=new_data_key(call), **members)]
         key = SigningKey.create(zone_id=zone_id, **key_pair(call.api.vault))
         return await call.api.log.save(*made, key)
 
@@ -125,13 +128,20 @@ async def _create(call: Call, slug: str, members: dict[str, Any]) -> Zone:
     return made[0]
 
 
+def new_data_key(call: Call) -> Secret:
+    """Return a random data key of a zone, sealed."""
+    return call.api.vault.seal(secrets.token_bytes(_DATA_KEY_BYTES))
+
+
 @router.get("/{zone_id}")
+@refuses("zone_not_found")
 async def get(zone_id: ZoneId, call: CallDep) -> ZoneAnswer:
     """Show a zone."""
     return ZoneAnswer(**await _row(call, zone_id))
 
 
 @router.get("/{zone_id}/dcr-status")
+@refuses()
 async def dcr_status(zone_id: ZoneId, call: CallDep) -> DcrStatus:
     """Show whether clients may register themselves, and how many of those are live."""
     row = await _row(call, zone_id)
@@ -148,6 +158,10 @@ async def _row(call: Call, zone_id: str) -> dict[str, Any]:
 
 
 @router.patch("/{zone_id}")
+@refuses(
+    *("no_fields", "zone_not_found", "zone_slug_conflict"),
+    *("dcr_shutdown_not_applicable", "dcr_shutdown_required"),
+)
 async def patch(zone_id: ZoneId, body: ZonePatch, call: CallDep) -> ZoneAnswer:
     """Change a zone; ``dcr_shutdown`` says what closing registration does to live clients."""
     changes, shutdown = body.given(), body.dcr_shutdown
@@ -204,6 +218,7 @@ async def _live(call: Call, ids: Iterable[str]) -> list[Application]:
 
 
 @router.delete("/{zone_id}", status_code=204)
+@refuses("zone_not_found")
 async def delete(zone_id: ZoneId, call: CallDep) -> Response:
     """Archive a zone: its sessions, agents, edges and open streams end at once."""
     await call.end(_ARCHIVE, zone_id, zone_id, zone_not_found(zone_id))

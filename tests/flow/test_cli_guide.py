@@ -1,0 +1,41 @@
+"""The guide to the command line, as users follow it beside a running stack."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.flow.test_readme import LIMIT, ROOT, environment, home
+
+__all__ = ["home"]
+
+pytestmark = pytest.mark.flow
+
+CARACAL = f"caracal() {{ '{sys.executable}' -c 'from caracal.cli import main; main()' \"$@\"; }}\n"
+
+
+def test_the_blocks_work_as_pasted(home: Path, tmp_path: Path) -> None:
+    guide = (ROOT / "docs/cli.md").read_text()
+    blocks = re.findall(r"^```sh\n(.*?)^```", guide, re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 4
+    done = subprocess.run(
+        ["sh", "-e", "-c", CARACAL + "".join(blocks)],
+        cwd=tmp_path,
+        env=environment(home) | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "docs.rego is valid" in done.stdout
+    assert re.search(r"^activated +yes$", done.stdout, re.MULTILINE)
+    assert re.search(r"^propagation status +(loaded|unknown)$", done.stdout, re.MULTILINE)
+    status = done.stdout.splitlines()[-6:]
+    assert [line.split()[:2] for line in status[1:]] == [
+        [service, "ready"] for service in ("api", "sts", "coordinator", "gateway", "worker")
+    ]
