@@ -46,11 +46,12 @@ from caracal.services.api.call import Api
 from caracal.services.api.door import Door, zone_of
 from caracal.services.api.hashing import Hashing
 from caracal.services.api.limits import Limits, Registrations
-from caracal.services.api.openapi import describe, operation_id
+from caracal.services.api.openapi import describe
 from caracal.services.api.uses import Uses
 from caracal.services.api.view import ApiView
 from caracal.services.connections import pool, rings
 from caracal.services.consistency import MinPosition
+from caracal.services.documented import operation_id
 from caracal.services.health import Health
 from caracal.services.http import App, Edge
 from caracal.services.refused_requests import Actor, Recorded, RefusedRequests

@@ -27,6 +27,7 @@ from caracal.services.coordinator.door import VERIFY, Door, zone_of
 from caracal.services.coordinator.limits import Limits
 from caracal.services.coordinator.operations import counted, jobs_check, metrics_refusal
 from caracal.services.coordinator.view import CoordinatorView
+from caracal.services.documented import ERROR, Document, clean, operation_id
 from caracal.services.health import Health
 from caracal.services.http import App, Edge
 from caracal.services.jwks import JwksCache, jwks_fetcher
@@ -103,11 +104,26 @@ def routes(lifespan: Lifespan | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=operation_id,
     )
     for router in ROUTERS:
         app.include_router(router)
     refusals.install(app, ROUTERS, issues_twice=True)
     return app
+
+
+def document() -> Document:
+    """Return the OpenAPI document: FastAPI's, with our error body."""
+    made: Document = clean(routes().openapi())
+    error = {"$ref": "#/components/schemas/Error"}
+    refusal = {"description": "refused", "content": {"application/json": {"schema": error}}}
+    for item in made["paths"].values():
+        for operation in item.values():
+            operation["responses"]["default"] = refusal
+    made["components"]["schemas"]["Error"] = ERROR
+    made["components"]["securitySchemes"] = {"mandate": {"type": "http", "scheme": "bearer"}}
+    made["security"] = [{"mandate": []}]
+    return made
 
 
 async def _start(settings: Settings, stack: AsyncExitStack) -> Coordinator:
