@@ -12,7 +12,7 @@ def now() -> datetime:
 
 def rfc3339(moment: datetime) -> str:
     """Write ``moment`` as RFC 3339 in UTC with microseconds and ``Z``."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return f"{moment.astimezone(UTC).isoformat(timespec='microseconds')[:-6]}Z"
 
 
 def parse(text: str) -> datetime:

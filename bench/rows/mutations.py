@@ -34,7 +34,7 @@ async def visible(setting: Setting) -> Row:
     async def change(number: int, due: float) -> None:
         nonlocal pending
         with acting(zone_id=zone_id, actor="bench"):
-            resource = _resource(zone_id, number)
+            resource = new_resource(zone_id, number)
         saved = await log.save(resource)
         pending += not await waiter.applied(saved)
         millis.append((time.perf_counter() - due) * 1000)
@@ -74,7 +74,8 @@ async def visible(setting: Setting) -> Row:
     )
 
 
-def _resource(zone_id: str, number: int) -> Resource:
+def new_resource(zone_id: str, number: int) -> Resource:
+    """Return a resource that was not there before, to be saved."""
     thing_id = new_id()
     return Resource.create(
         thing_id,

@@ -33,6 +33,7 @@ from caracal.events.store.audit_topic import (
 from caracal.events.store.entries import EntryId
 from caracal.events.store.leader import Leadership
 from caracal.events.store.redis import GONE, RawEntry, connect, entries_in, streams_of
+from caracal.events.store.redis_line import RedisLine
 from caracal.events.store.signature import Keyring
 from caracal.events.topics import AUDIT
 from caracal.projections.audit_ledger import Ledger, Written
@@ -102,8 +103,8 @@ class Ingestor:
 class _Ingesting:
     """One stretch of ingesting, on connections of its own; it ends with the first error."""
 
-    def __init__(self, ingestor: Ingestor, ledger: Ledger, redis: Redis) -> None:
-        self._ingestor, self._ledger, self._redis = ingestor, ledger, redis
+    def __init__(self, ingestor: Ingestor, ledger: Ledger, redis: Redis, line: RedisLine) -> None:
+        self._ingestor, self._ledger, self._redis, self._line = ingestor, ledger, redis, line
         self._counters = ingestor.counters
         self._next_claim = 0.0
         self._upto: EntryId | None = None
@@ -119,11 +120,13 @@ class _Ingesting:
         )
         redis = connect(ingestor.redis_url, connections=2)
         stack.push_async_callback(redis.aclose)
+        line = RedisLine(redis)
+        stack.push_async_callback(line.close)
         await Leadership(connection, LEDGER_GROUP, _Progress(connection, redis)).wait()
         ledger = Ledger(connection, ingestor.keys)
         await ledger.open()
         ingestor.counters.partitions_made += ledger.partitions_made
-        return cls(ingestor, ledger, redis)
+        return cls(ingestor, ledger, redis, line)
 
     async def follow(self) -> None:
         """Ingest what comes: our own pending entries first, then what others left, then new."""
@@ -145,8 +148,10 @@ class _Ingesting:
                 await self._make_group()
 
     async def _read(self, start: str) -> list[RawEntry]:
-        answer = await self._redis.xreadgroup(
-            LEDGER_GROUP, self._ingestor.consumer, {AUDIT: start}, count=BATCH, block=_BLOCK_MS
+        answer = await self._line.command(
+            *("XREADGROUP", "GROUP", LEDGER_GROUP, self._ingestor.consumer),
+            *("COUNT", BATCH, "BLOCK", _BLOCK_MS, "STREAMS", AUDIT, start),
+            blocks=_BLOCK_MS / 1000,
         )
         return [entry for _, entries in streams_of(answer) for entry in entries]
 

@@ -12,7 +12,7 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import args_row
 
-from caracal import clock
+from caracal import clock, garbage
 from caracal.events.record import Record
 from caracal.events.store.entries import EntryId, LogReader
 from caracal.projections import sql
@@ -54,10 +54,13 @@ async def rebuild(
         await connect(database_url, autocommit=True) as connection,
         await connect(database_url, autocommit=True) as reading,
     ):
+        # Until the swap nobody relies on it; the commit of that waits for all before it, too.
+        await connection.execute("SET synchronous_commit = off")
         building = _Building(connection, reading, projection)
         await building.make_tables()
-        await building.read_log(progress)
-        await building.read_decisions()
+        with garbage.seldom_collected():
+            await building.read_log(progress)
+            await building.read_decisions()
         for _ in range(_SWAP_ATTEMPTS - 1):
             with suppress(psycopg.errors.LockNotAvailable):
                 return await building.swap()
@@ -179,6 +182,7 @@ class _Building:
     async def _swap(self) -> None:
         async with self._connection.transaction():
             await self._connection.execute("SET LOCAL lock_timeout = '200ms'")
+            await self._connection.execute("SET LOCAL synchronous_commit TO DEFAULT")
             await self._connection.execute(
                 "SELECT FROM checkpoints WHERE projection = %s FOR UPDATE", (self._projection.name,)
             )
@@ -218,10 +222,9 @@ class _Building:
 async def _records(
     connection: AsyncConnection[Any], projection: Projection, after: int, upto: int
 ) -> Sequence[Record]:
-    names = [source for topic in projection.topics for source in topic.sources]
     cursor = await connection.execute(
         "SELECT position, version, name, state FROM log"
         " WHERE name = ANY(%s) AND position > %s AND position <= %s ORDER BY position LIMIT %s",
-        (names, after, upto, BATCH),
+        (list(projection.reducers), after, upto, BATCH),
     )
     return [Record.read(*row) for row in await cursor.fetchall()]

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, AsyncCursor
 from psycopg.pq import TransactionStatus
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
@@ -33,6 +33,7 @@ from caracal.events.store.entries import (
 )
 from caracal.events.store.leader import Leadership
 from caracal.events.store.redis import GONE, RawEntry, connect, streams_of
+from caracal.events.store.redis_line import RedisLine
 from caracal.events.topics import CONSUMER, Topic, read_fact
 from caracal.projections import parking, sql
 from caracal.projections.projection import Projection
@@ -115,11 +116,16 @@ class _Applying:
     """One stretch of applying, on connections of its own; it ends with the first error."""
 
     def __init__(
-        self, runner: Runner, connection: AsyncConnection[Any], redis: Redis, cursor: EntryId
+        self,
+        runner: Runner,
+        connection: AsyncConnection[Any],
+        redis: Redis,
+        line: RedisLine,
+        cursor: EntryId,
     ) -> None:
         self._projection, self._topic = runner.projection, runner.topic
         self._rings, self._counters = runner.rings, runner.counters
-        self._connection, self._redis = connection, redis
+        self._connection, self._redis, self._line = connection, redis, line
         self._log = LogReader(connection)
         self._cursor = self._stored = cursor
         self._next_store = self._next_ack = 0.0
@@ -132,6 +138,8 @@ class _Applying:
         )
         redis = connect(runner.redis_url, connections=2)
         stack.push_async_callback(redis.aclose)
+        line = RedisLine(redis)
+        stack.push_async_callback(line.close)
         key = (runner.projection.name, runner.topic.name)
         await connection.execute(
             "INSERT INTO checkpoints (projection, topic) VALUES (%s, %s) ON CONFLICT DO NOTHING",
@@ -142,7 +150,7 @@ class _Applying:
         cursor = await checkpoint(connection, *key)
         runner.counters.parked = await parking.parked_in(connection, *key)
         runner.counters.position = cursor.position
-        return cls(runner, connection, redis, cursor)
+        return cls(runner, connection, redis, line, cursor)
 
     async def follow_topic(self) -> None:
         """Apply what comes; entries that another consumer of our name left come first."""
@@ -163,15 +171,18 @@ class _Applying:
     async def _acknowledge(self) -> None:
         """Let the group forget what is done; until then it would only be skipped again."""
         if self._handled:
-            await self._redis.xack(self._topic.name, self._projection.group, *self._handled)
+            names = (self._topic.name, self._projection.group)
+            await self._line.command("XACK", *names, *self._handled)
         self._handled.clear()
         self._next_ack = time.monotonic() + _ACK_SECONDS
 
     async def _read(self, start: str) -> list[RawEntry]:
         name, group = self._topic.name, self._projection.group
         try:
-            answer = await self._redis.xreadgroup(
-                group, CONSUMER, {name: start}, count=_COUNT, block=_BLOCK_MS
+            answer = await self._line.command(
+                *("XREADGROUP", "GROUP", group, CONSUMER, "COUNT", _COUNT, "BLOCK", _BLOCK_MS),
+                *("STREAMS", name, start),
+                blocks=_BLOCK_MS / 1000,
             )
         except ResponseError as error:
             if "NOGROUP" not in str(error) and "UNBLOCKED" not in str(error):
@@ -270,11 +281,11 @@ class _Applying:
         connection = self._connection
         try:
             # By hand: ``transaction()`` waits for the server twice more, at twice the cost.
-            async with connection.pipeline():
-                await connection.execute("BEGIN", prepare=True)
-                await self._advance(place)
-                await sql.apply(connection, operations)
-                await connection.execute("COMMIT", prepare=True)
+            async with connection.pipeline(), connection.cursor() as cursor:
+                await cursor.execute("BEGIN", prepare=True)
+                await self._advance(cursor, place)
+                await sql.apply(cursor, operations)
+                await cursor.execute("COMMIT", prepare=True)
         except psycopg.DatabaseError as error:
             raise _fenced(error) from error
         finally:  # whatever broke, without its COMMIT nothing was done
@@ -282,8 +293,10 @@ class _Applying:
                 await connection.rollback()
         self._stored, self._next_store = place, time.monotonic() + _STORE_SECONDS
 
-    async def _advance(self, place: EntryId) -> None:
-        await self._connection.execute(
+    async def _advance(
+        self, database: AsyncConnection[Any] | AsyncCursor[Any], place: EntryId
+    ) -> None:
+        await database.execute(
             "SELECT advance_checkpoint(%s, %s, %s, %s, %s, %s)",
             (self._projection.name, self._topic.name, *self._stored, *place),
             prepare=True,
@@ -292,7 +305,7 @@ class _Applying:
     async def _apply_one(self, place: EntryId, fact: Fact) -> None:
         try:
             async with self._connection.transaction():
-                await self._advance(place)
+                await self._advance(self._connection, place)
                 self._counters.parked = await parking.apply_or_park(
                     self._connection, self._projection, self._topic, place, fact
                 )

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 import orjson
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, AsyncCursor
 from psycopg.types.json import Jsonb
 
 from caracal.projections.table import (
@@ -37,12 +37,14 @@ class Group:
     def statement(self, names: Mapping[str, str]) -> tuple[str, list[Any]]:
         """Return SQL and arguments; ``names`` gives tables another name (rebuild)."""
         types = self.table.columns
-        arrays: list[Any] = [[row[0] for row in self.rows], [row[1] for row in self.rows]]
+        given: list[Any] = [[row[0] for row in self.rows], [row[1] for row in self.rows]]
         for place, column in enumerate(self.columns):
             values = [row[2][place] for row in self.rows]
-            arrays.append(_json(values) if types[column] == "jsonb" else values)
+            given.append(_json(values) if types[column] == "jsonb" else values)
         name = names.get(self.table.name, self.table.name)
-        return _sql(self.kind, self.table, name, self.columns), arrays  # type: ignore[arg-type]
+        alone = len(self.rows) == 1
+        statement = _sql(self.kind, self.table, name, self.columns, alone)  # type: ignore[arg-type]
+        return statement, [values[0] for values in given] if alone else given
 
 
 def grouped(operations: Iterable[Applied]) -> list[Group]:
@@ -66,14 +68,14 @@ def grouped(operations: Iterable[Applied]) -> list[Group]:
 
 
 async def apply(
-    connection: AsyncConnection[Any],
+    database: AsyncConnection[Any] | AsyncCursor[Any],
     operations: Iterable[Applied],
     names: Mapping[str, str] | None = None,
 ) -> None:
-    """Execute operations on a connection, in the caller's transaction."""
+    """Execute operations in the caller's transaction; on one cursor several are cheaper."""
     for group in grouped(operations):
         statement, arguments = group.statement(names or {})
-        await connection.execute(statement, arguments, prepare=True)
+        await database.execute(statement, arguments, prepare=True)
 
 
 def _ids(operation: Operation) -> Sequence[str]:
@@ -87,12 +89,15 @@ def _json(values: list[Any]) -> list[Jsonb | None]:
 
 
 @cache
-def _sql(kind: type[Operation], table: AnyTable, name: str, columns: tuple[str, ...]) -> str:
-    given = ", ".join(("id", "position", *columns))
-    arrays = ", ".join(
-        ("%b::text[]", "%b::bigint[]", *(f"%b::{table.columns[column]}[]" for column in columns))
-    )
-    source = f"(SELECT * FROM unnest({arrays}) AS given ({given})) AS given"
+def _sql(
+    kind: type[Operation], table: AnyTable, name: str, columns: tuple[str, ...], alone: bool
+) -> str:
+    types = {
+        "id": "text",
+        "position": "bigint",
+        **{column: table.columns[column] for column in columns},
+    }
+    source = _one_row(types) if alone else _rows(types)
     if isinstance(table, Merged):
         return _mark_sql(table, name, columns, source)
     if kind is Put:
@@ -104,6 +109,17 @@ def _sql(kind: type[Operation], table: AnyTable, name: str, columns: tuple[str, 
         if kind is Change
         else _end_sql(table, name, columns, source)
     )
+
+
+def _one_row(types: Mapping[str, str]) -> str:
+    """One row as it is: packing an array for each column costs more than all the rest."""
+    values = ", ".join(f"%b::{kind} AS {column}" for column, kind in types.items())
+    return f"(SELECT {values}) AS given"
+
+
+def _rows(types: Mapping[str, str]) -> str:
+    arrays = ", ".join(f"%b::{kind}[]" for kind in types.values())
+    return f"(SELECT * FROM unnest({arrays}) AS given ({', '.join(types)})) AS given"
 
 
 def _put_sql(table: Table, name: str, columns: tuple[str, ...], source: str) -> str:

@@ -18,6 +18,7 @@ from caracal.events.record import Record
 from caracal.events.store.entries import EntryId, text_fields, verified
 from caracal.events.store.listening import Listening
 from caracal.events.store.redis import GONE, RawEntry, connect, entries_in, streams_of
+from caracal.events.store.redis_line import RedisLine
 from caracal.events.store.relay import LOG_CHANNEL
 from caracal.events.topics import FACT_TOPIC_OF, HEARTBEAT, Topic, read_fact
 from caracal.projections.parking import PARKED_CHANNEL
@@ -31,11 +32,14 @@ logger = logging.getLogger(__name__)
 
 GRACE_SECONDS = 0.02
 """How long an entry may take after its NOTIFY before the log is read."""
+_SILENT_GRACE_SECONDS = 0.005
+"""The same while there are no heartbeats: no entry will come; what is near goes in one look."""
 SILENCE_SECONDS = 1.0
 """Without a heartbeat for so long the tail follows the log."""
 _POLL_SECONDS = 0.25
 _PROBE_SECONDS = 0.02  # at most 50 a second
 _COUNT = 1000
+_BLOCK_MS = 500
 
 
 class Following:
@@ -47,7 +51,8 @@ class Following:
         self._database: AsyncConnection[Any] | None = None
         self._listening: Listening | None = None
         self._stack = AsyncExitStack()
-        self._redis: Redis = connect(tail.redis_url, connections=2)
+        self._redis: Redis = connect(tail.redis_url, connections=1)
+        self._line = RedisLine(self._redis)
         self._read: asyncio.Task[Any] | None = None
         self._last_beat = 0.0
         self._last_at = 0
@@ -73,6 +78,7 @@ class Following:
         """Close all connections; the task has ended, or never began."""
         if self._read is not None:
             await cancelled(self._read)
+        await self._line.close()
         await self._redis.aclose()
         await self._close_database()
 
@@ -109,11 +115,17 @@ class Following:
 
     async def _xread(self) -> Any:
         if not self._beat_id:
-            newest = entries_in(await self._redis.xrevrange(HEARTBEAT, count=1))
+            newest = entries_in(
+                await self._line.command("XREVRANGE", HEARTBEAT, "+", "-", "COUNT", 1)
+            )
             self._beat_id = newest[0][0] if newest else "0-0"
-        cursors = {name: str(self._tail.cursors[name]) for name in self._tail.topics}
-        streams: dict[Any, Any] = {**cursors, HEARTBEAT: self._beat_id}
-        return await self._redis.xread(streams, count=_COUNT, block=500)
+        cursors = self._tail.cursors
+        places = [str(cursors[name]) for name in self._tail.topics]
+        return await self._line.command(
+            *("XREAD", "COUNT", _COUNT, "BLOCK", _BLOCK_MS, "STREAMS"),
+            *(*self._tail.topics, HEARTBEAT, *places, self._beat_id),
+            blocks=_BLOCK_MS / 1000,
+        )
 
     async def _take(self, read: asyncio.Task[Any]) -> None:
         try:
@@ -302,13 +314,15 @@ class Following:
             return
         # Nothing is to be done before the grace is over, and nearly never then: a timer for all
         # that comes meanwhile costs less than waking up each time.
+        now = time.monotonic()
+        grace = _SILENT_GRACE_SECONDS if self._silent(now) else GRACE_SECONDS
         if self._notified is None:
-            self._notified = (int(payload), time.monotonic() + GRACE_SECONDS)
+            self._notified = (int(payload), now + grace)
         else:
             self._notified = (int(payload), self._notified[1])
         if not self._timing:
             self._timing = True
-            asyncio.get_running_loop().call_later(GRACE_SECONDS, self._look)
+            asyncio.get_running_loop().call_later(grace, self._look)
 
     def _look(self) -> None:
         self._timing = False

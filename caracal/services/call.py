@@ -88,7 +88,7 @@ class CommandCall:
             zone_id=zone_id,
             call_id=self.request.state.call_id,
             status_code=route.status_code or 200,
-            action=f"{self.request.method} {self.request.url.path}",
+            action=f"{self.request.method} {self.request.scope['path']}",
             request_id=self.request_id,
             traceparent=traceparent_of(self.request.scope),
             **self.actor,

@@ -81,7 +81,7 @@ def _mac(
     key: bytes, unix: bytes, nonce: bytes, request_id: str, method: str, path: str, body: bytes
 ) -> str:
     call = f"{request_id}\n{method.upper()}\n{path}\n{hashlib.sha256(body).hexdigest()}"
-    return hmac.new(key, b"\n".join((unix, nonce, call.encode())), hashlib.sha256).hexdigest()
+    return hmac.digest(key, b"\n".join((unix, nonce, call.encode())), "sha256").hex()
 
 
 def _refused() -> Unauthenticated:

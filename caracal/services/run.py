@@ -16,6 +16,7 @@ import psycopg
 import redis
 import uvicorn
 
+from caracal import garbage
 from caracal.errors import StartError
 from caracal.projections.schema import prepare
 from caracal.services.drain import draining
@@ -145,6 +146,10 @@ class _Server(uvicorn.Server):
         if not self.should_exit:
             self._watchdog.start()  # a thread: it ends a process whose loop is stuck, too
         self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        garbage.settle()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         draining.set()

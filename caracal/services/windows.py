@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 
-from redis.asyncio import Redis
-
 from caracal.errors import TooMany
-from caracal.events.store.redis import GONE, script
+from caracal.events.store.redis import GONE
+from caracal.events.store.redis_line import RedisLine, script
 
 _MINUTE = 60.0
 _MAX_KEYS = 10_000
@@ -72,7 +71,7 @@ class SharedWindow:
 
     def __init__(
         self,
-        redis: Redis,
+        redis: RedisLine,
         prefix: str,
         limit: int,
         seconds: float = _MINUTE,

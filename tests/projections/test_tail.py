@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,13 +16,14 @@ from redis.asyncio import Redis
 
 from caracal.embedded import EmbeddedServers
 from caracal.events.store.log import Log
-from caracal.events.store.relay import Relay
+from caracal.events.store.relay import LOG_CHANNEL, Relay
 from caracal.events.topics import HEARTBEAT, facts
 from caracal.events.zone import Zone
 from caracal.projections import PROJECTIONS
 from caracal.projections.memory import MemoryTable
 from caracal.projections.runner import Runner
 from caracal.projections.tail import Tail
+from caracal.projections.tail_following import GRACE_SECONDS, Following
 from caracal.projections.zone import ZONES, zones
 from tests.backbone import (
     RINGS,
@@ -340,3 +342,20 @@ def _exists(redis: Redis, name: str) -> Callable[[], Any]:
 
 def test_every_projection_has_a_topic() -> None:
     assert all(projection.topics for projection in PROJECTIONS)
+
+
+async def test_an_entry_is_given_time_only_while_there_is_a_relay(redis_url: str) -> None:
+    tail = Tail([MemoryTable(ZONES)], database_url="", redis_url=redis_url, rings=RINGS)
+    following = Following(tail)
+
+    def given() -> float:
+        following._notified = None
+        before = time.monotonic()
+        following._heard(LOG_CHANNEL, "7")
+        assert following._notified is not None
+        return following._notified[1] - before
+
+    assert given() < GRACE_SECONDS / 2
+    following._last_beat = time.monotonic()
+    assert given() >= GRACE_SECONDS
+    await following.close()

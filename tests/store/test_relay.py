@@ -19,6 +19,7 @@ from caracal.events.store import relay as relay_module
 from caracal.events.store.entries import LogReader, Rings
 from caracal.events.store.log import Log
 from caracal.events.store.redis import entries_in
+from caracal.events.store.redis_line import RedisLine
 from caracal.events.store.relay import REPUBLISH, Relay
 from caracal.events.store.signature import FIELD, Keyring
 from caracal.events.topics import HEARTBEAT, Topic
@@ -417,11 +418,11 @@ class Gate:
     async def before(self, name: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
         script, text = relay_module.script, getattr(relay_module, name)
 
-        async def gated(redis: Redis, called: str, keys: list[str], args: list[Any]) -> Any:
+        async def gated(line: RedisLine, called: str, keys: list[str], args: list[Any]) -> Any:
             if called == text and not self.reached.is_set():
                 self.reached.set()
                 await self.opened.wait()
-            return await script(redis, called, keys, args)
+            return await script(line, called, keys, args)
 
         monkeypatch.setattr(relay_module, "script", gated)
         yield
@@ -452,13 +453,13 @@ async def test_a_refused_resync_begins_again(
     await fill_topic(topics.redis, ZONES, (await in_log(topics.db, ZONES))[:2])
     script, calls = relay_module.script, 0
 
-    async def disturbed(redis: Redis, called: str, keys: list[str], args: list[Any]) -> Any:
+    async def disturbed(line: RedisLine, called: str, keys: list[str], args: list[Any]) -> Any:
         nonlocal calls
         first = called == relay_module._APPEND and keys == [ZONES.name] and calls == 0
         calls += first
         if first:  # the topic is not as it was found, and the next moment it is gone
-            await stray(redis, ZONES)
-        answer = await script(redis, called, keys, args)
+            await stray(topics.redis, ZONES)
+        answer = await script(line, called, keys, args)
         if first:
             await topics.redis.delete(ZONES.name)
             await log.save(new_zone())

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 
 from caracal.events.store import relay as relay_module
 from caracal.events.store.log import Log
+from caracal.events.store.redis_line import RedisLine
 from caracal.events.store.relay import Relay
 from tests.backbone import RINGS, ZONES, eventually, in_log, new_zone, on_topic, running
 
@@ -25,10 +26,10 @@ class Script:
         self._script, self._text = relay_module.script, getattr(relay_module, name)
         monkeypatch.setattr(relay_module, "script", self._run)
 
-    async def _run(self, redis: Redis, called: str, keys: list[str], args: list[Any]) -> Any:
+    async def _run(self, line: RedisLine, called: str, keys: list[str], args: list[Any]) -> Any:
         if called == self._text and ZONES.name in keys and self.before:
             await self.before.pop(0)()
-        return await self._script(redis, called, keys, args)
+        return await self._script(line, called, keys, args)
 
 
 @pytest.mark.parametrize("overtaken_at", ["_HEAD", "_APPEND"])

@@ -14,7 +14,6 @@ from redis.exceptions import ResponseError
 
 from caracal import clock
 from caracal.events.store.entries import ZERO, EntryId
-from caracal.events.store.redis import script
 from caracal.events.store.signature import Keyring
 from caracal.events.topics import AUDIT, AUDIT_DEAD, AUDIT_GROUPS, DEAD_MAXLEN
 
@@ -100,7 +99,7 @@ async def trim(redis: Redis, connection: AsyncConnection[Any]) -> tuple[int, lis
     if not all(name in rows for name in counted):
         return 0, idle
     args = [text for name in counted for text in (name, str(rows[name][0]))]
-    return int(await script(redis, _TRIM, [AUDIT], args)), idle
+    return int(await redis.eval(_TRIM, 1, AUDIT, *args)), idle
 
 
 def dead_letter(

@@ -32,8 +32,15 @@ def connect(url: str, *, timeout: float = 3.0, connections: int = 100) -> Redis:
 class _Packing:
     """Packs commands by hiredis; the library's own asyncio connections do it in Python."""
 
+    _writer: Any
+
     def pack_command(self, *args: Any) -> list[bytes]:
         return [hiredis.pack_command((*args[0].split(), *args[1:]))]
+
+    @property
+    def transport(self) -> Any:
+        """Return what the open connection is written to."""
+        return self._writer.transport
 
 
 class _Tcp(_Packing, Connection):
@@ -55,28 +62,24 @@ _PACKING: Mapping[Any, Any] = {
 }
 
 
-async def script(redis: Redis, text: str, keys: list[str], args: list[Any]) -> Any:
-    """Run a Lua script; whole text each time, so a restarted server needs no care."""
-    return await redis.eval(text, len(keys), *keys, *args)
-
-
 RawEntry = tuple[str, Mapping[bytes, bytes]]
 
 
 def streams_of(answer: Any) -> list[tuple[str, list[RawEntry]]]:
-    """Return an XREAD(GROUP) answer as (topic, entries), whichever protocol it came by."""
+    """Return a server's XREAD(GROUP) answer as (topic, entries), whichever protocol it came by."""
     pairs = answer.items() if isinstance(answer, dict) else answer or ()
-    return [(_text(name), entries_in(_unwrapped(entries))) for name, entries in pairs]
+    return [(_text(name), entries_in(entries)) for name, entries in pairs]
 
 
 def entries_in(answer: Any) -> list[RawEntry]:
     """Return a list of entries as (id, fields); a deleted entry has no fields."""
-    return [(_text(entry_id), fields or {}) for entry_id, fields in answer]
+    return [(_text(entry_id), _fields(fields)) for entry_id, fields in answer]
 
 
-def _unwrapped(entries: Any) -> Any:
-    # RESP3 wraps the list of a stream once more.
-    return entries[0] if entries and isinstance(entries[0], list) else entries
+def _fields(given: Any) -> Mapping[bytes, bytes]:
+    if isinstance(given, list):  # names and values in turn, as the server sends them
+        return dict(zip(given[::2], given[1::2], strict=True))
+    return given or {}
 
 
 def _text(value: bytes | str) -> str:

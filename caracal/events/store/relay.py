@@ -34,7 +34,8 @@ from caracal.events.store.entries import (
     verified,
 )
 from caracal.events.store.leader import Leadership
-from caracal.events.store.redis import GONE, connect, entries_in, script
+from caracal.events.store.redis import GONE, connect, entries_in
+from caracal.events.store.redis_line import RedisLine, script
 from caracal.events.store.signature import FIELD
 from caracal.events.store.waking import Waking
 from caracal.events.topics import HEARTBEAT, HEARTBEAT_MAXLEN, RELAYED_MAXLEN, TOPICS, Topic
@@ -48,6 +49,7 @@ REPUBLISH = 1_000
 _BATCH = 500
 _CHUNK = 200  # entries a Lua call; one call's arguments stay far below Lua's limits
 _BEAT_SECONDS = 0.5
+_YIELD_SECONDS = 0.01
 _LOCK = 4846791580151137092
 
 
@@ -131,12 +133,12 @@ class _Publishing:
         self,
         relay: Relay,
         connection: AsyncConnection[Any],
-        redis: Redis,
+        line: RedisLine,
         waking: Waking,
         *,
         leads: bool,
     ) -> None:
-        self._relay, self._redis, self._waking, self._leads = relay, redis, waking, leads
+        self._relay, self._line, self._waking, self._leads = relay, line, waking, leads
         self._log = LogReader(connection)
         self._heads: dict[str, EntryId] = {}
         self._done = 0
@@ -152,10 +154,12 @@ class _Publishing:
         listening = await stack.enter_async_context(await connect_pg(url, autocommit=True))
         redis = connect(relay.redis_url)
         stack.push_async_callback(redis.aclose)
+        line = RedisLine(redis)
+        stack.push_async_callback(line.close)
         leadership = Leadership(connection, _LOCK, _beats(redis))
         leads = await leadership.wait() if relay.locked else True
         waking = await Waking.open(listening, LOG_CHANNEL, stack)
-        return cls(relay, connection, redis, waking, leads=leads)
+        return cls(relay, connection, line, waking, leads=leads)
 
     async def run(self) -> None:
         """Publish until an error, or until we meet the one whose silence made us begin."""
@@ -163,6 +167,8 @@ class _Publishing:
         await self._resync()
         while True:
             self._waking.clear()
+            if not self._leads:  # should the silent one work again, it is first, and we find out
+                await asyncio.sleep(_YIELD_SECONDS)
             records = await self._log.records(self._done, limit=_BATCH)
             in_step = True
             if records or time.monotonic() >= self._next_beat:
@@ -198,7 +204,7 @@ class _Publishing:
             args: list[Any] = [str(head), self._relay.maxlen]
             for entry_id, strings in self._strings(topic, chunk):
                 args += [entry_id, len(strings), *strings]
-            if await script(self._redis, _APPEND, [topic.name], args) is not None:
+            if await script(self._line, _APPEND, [topic.name], args) is not None:
                 self._relay.counters.refused += len(chunk)
                 return False
             self._heads[topic.name] = chunk[-1].id
@@ -225,7 +231,7 @@ class _Publishing:
         for topic, entries in lacking.items():
             for entry_id, strings in self._strings(topic, entries):
                 args += [numbers[topic.name], entry_id, len(strings), *strings]
-        if not await script(self._redis, _PUBLISH, [HEARTBEAT, *self._heads], args):
+        if not await script(self._line, _PUBLISH, [HEARTBEAT, *self._heads], args):
             self._relay.counters.refused += count
             return False
         self._heads = heads
@@ -238,7 +244,7 @@ class _Publishing:
         strings = self._heartbeat(done, self._heads)
         heads = map(str, self._heads.values())
         keys = [HEARTBEAT, *self._heads]
-        if await script(self._redis, _BEAT, keys, [HEARTBEAT_MAXLEN, *heads, *strings]):
+        if await script(self._line, _BEAT, keys, [HEARTBEAT_MAXLEN, *heads, *strings]):
             return False
         self._have_beaten(done)
         return True
@@ -295,14 +301,14 @@ class _Publishing:
     async def _head(self, topic: Topic) -> EntryId:
         """Return where a topic ends; one whose last entry is not ours is moved aside."""
         while True:
-            last, (newest, strings) = await script(self._redis, _HEAD, [topic.name], [])
+            last, (newest, strings) = await script(self._line, _HEAD, [topic.name], [])
             head = EntryId.parse(last)
             entry = strings if newest == last else None  # else deleted; its id stays the last
             if head == ZERO or await self._is_ours(topic, head, entry):
                 return head
             aside = f"{topic.name}.quarantine.{time.time_ns()}"
             found = [last, newest, *strings]
-            if await script(self._redis, _QUARANTINE, [topic.name, aside], found):
+            if await script(self._line, _QUARANTINE, [topic.name, aside], found):
                 self._relay.counters.quarantined += 1
                 logger.error("topic %s ended with a foreign entry; moved to %s", topic.name, aside)
 

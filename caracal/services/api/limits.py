@@ -3,9 +3,8 @@ of registrations, per zone, in Redis for all replicas."""
 
 from __future__ import annotations
 
-from redis.asyncio import Redis
-
 from caracal.events.store.redis import connect
+from caracal.events.store.redis_line import RedisLine
 from caracal.services.windows import SharedWindow, Window
 
 _REGISTRATIONS, _SECOND = 10, 1.0
@@ -16,12 +15,14 @@ class Registrations:
     """At most 10 a second and zone; counted by each process alone while Redis is gone."""
 
     def __init__(self, redis_url: str) -> None:
-        self._redis: Redis = connect(redis_url, timeout=_REDIS_SECONDS)
+        self._redis = connect(redis_url, timeout=_REDIS_SECONDS)
+        self._line = RedisLine(self._redis, timeout=_REDIS_SECONDS)
         code = "dcr_rate_limit_exceeded"
-        self._window = SharedWindow(self._redis, "rl:dcr", _REGISTRATIONS, _SECOND, code)
+        self._window = SharedWindow(self._line, "rl:dcr", _REGISTRATIONS, _SECOND, code)
 
     async def close(self) -> None:
         """Close the connections."""
+        await self._line.close()
         await self._redis.aclose()
 
     async def enter(self, zone_id: str) -> None:

@@ -15,6 +15,7 @@ from caracal.events.store.appender import Appender
 from caracal.events.store.audit_writer import AuditWriter
 from caracal.events.store.log import Log
 from caracal.events.store.redis import connect
+from caracal.events.store.redis_line import RedisLine
 from caracal.projections.tail import Tail
 from caracal.projections.waiter import Waiter
 from caracal.services import refusals
@@ -130,6 +131,8 @@ async def _start(settings: Settings, stack: AsyncExitStack) -> Coordinator:
     view = CoordinatorView(settings.max_staleness)
     redis = connect(settings.redis_url, timeout=_REDIS_SECONDS)
     stack.push_async_callback(redis.aclose)
+    line = RedisLine(redis, timeout=_REDIS_SECONDS)
+    stack.push_async_callback(line.close)
     connections = await stack.enter_async_context(pool(settings))
     appender = Appender(settings.database_url)
     await appender.start()
@@ -148,7 +151,7 @@ async def _start(settings: Settings, stack: AsyncExitStack) -> Coordinator:
         view=view,
         tokens=tokens,
         identities=Identities(tokens, view, settings.agent_coordinator_scope),
-        limits=Limits(redis, settings),
+        limits=Limits(line, settings),
         counters=Counters(),
         refused=await _refused(settings, stack),
     )

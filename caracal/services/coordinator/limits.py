@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from redis.asyncio import Redis
-
+from caracal.events.store.redis_line import RedisLine
 from caracal.services.windows import SharedWindow
 from caracal.settings import Settings
 
@@ -11,7 +10,7 @@ from caracal.settings import Settings
 class Limits:
     """One window for each kind of request. All raise 429 ``rate_limited``."""
 
-    def __init__(self, redis: Redis, settings: Settings) -> None:
+    def __init__(self, redis: RedisLine, settings: Settings) -> None:
         def window(name: str, limit: int) -> SharedWindow:
             return SharedWindow(redis, f"coordinator:{name}", limit, by_clock=True)
 

@@ -14,6 +14,7 @@ from caracal.events.store.appender import Appender
 from caracal.events.store.audit_writer import AuditWriter
 from caracal.events.store.log import Log
 from caracal.events.store.redis import connect
+from caracal.events.store.redis_line import RedisLine
 from caracal.events.store.vault import Vault
 from caracal.policy.engine import PolicyEngines
 from caracal.projections.tail import Tail
@@ -29,7 +30,6 @@ from caracal.services.sts.jwks import Jwks
 from caracal.services.sts.policies import Policies
 from caracal.services.sts.policy_reports import PolicyReports
 from caracal.services.sts.recorder import Recorder
-from caracal.services.sts.redis_line import RedisLine
 from caracal.services.sts.routes import Route, Routes
 from caracal.services.sts.server_metadata import ServerMetadata
 from caracal.services.sts.session_facts import SessionFacts

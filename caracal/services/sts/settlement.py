@@ -5,16 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import sha1
 from importlib.resources import files
-
-from redis.exceptions import NoScriptError
 
 from caracal.events.store.audit_entry import Prebuilt
 from caracal.events.store.audit_writer import AuditWriter
 from caracal.events.store.redis import GONE
+from caracal.events.store.redis_line import Arg, RedisLine, script
 from caracal.events.topics import AUDIT
-from caracal.services.sts.redis_line import Arg, RedisLine
 from caracal.services.sts.refusals import audit_unavailable
 
 logger = logging.getLogger(__name__)
@@ -24,7 +21,6 @@ Entry = Callable[[], Prebuilt]
 """An audit entry that is made when it is needed: most of what might apply never does."""
 
 _SCRIPT = files("caracal.services.sts").joinpath("settle.lua").read_text()
-_SHA = sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +105,7 @@ class Settlements:
         keys = [AUDIT, f"caracal:sts:gw-nonce:{settlement.nonce}" if settlement.nonce else ""]
         keys += [step.counter for step in settlement.steps]
         args = list(_arguments(settlement, entries))
-        try:
-            answer = await self._line.command("EVALSHA", _SHA, len(keys), *keys, *args)
-        except NoScriptError:  # the server is new
-            answer = await self._line.command("EVAL", _SCRIPT, len(keys), *keys, *args)
-        code, limited, added = answer
+        code, limited, added = await script(self._line, _SCRIPT, keys, args)
         return Settled(code == b"replayed", tuple(mark == ord("1") for mark in limited)), added
 
     def _without_evidence(

@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from redis.exceptions import ResponseError
+from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
 
 from caracal.events.store.redis import GONE, connect
-from caracal.services.sts.redis_line import RedisLine
+from caracal.events.store.redis_line import RedisLine, script
 
 
 @pytest.fixture
@@ -62,3 +63,39 @@ async def test_an_answer_that_does_not_come(line: RedisLine, redis_url: str) -> 
     assert await hasty.command("ECHO", "next") == b"next"
     await hasty.close()
     await redis.aclose()
+
+
+async def test_a_lost_connection_is_told_at_once_and_made_again(
+    line: RedisLine, redis_url: str
+) -> None:
+    number = await line.command("CLIENT", "ID")
+    waiting = asyncio.create_task(line.command("BLPOP", "nothing", "5", blocks=5))
+    await asyncio.sleep(0)
+    async with Redis.from_url(redis_url) as other:
+        await other.client_kill_filter(_id=str(number))
+    with pytest.raises(RedisError):
+        await asyncio.wait_for(waiting, 2)
+    assert await line.command("CLIENT", "ID") > number
+
+
+async def test_a_command_may_block_longer_than_an_answer_may_take(redis_url: str) -> None:
+    redis = connect(redis_url)
+    hasty = RedisLine(redis, timeout=0.2)
+    assert await hasty.command("BLPOP", "nothing", "0.4", blocks=0.4) is None
+    await hasty.close()
+    await redis.aclose()
+
+
+async def test_a_script_that_the_server_does_not_know_yet(line: RedisLine) -> None:
+    await line.command("SCRIPT", "FLUSH")
+    for _ in range(2):
+        assert await script(line, "return KEYS[1] .. ARGV[1]", ["a"], [1]) == b"a1"
+
+
+async def test_who_waits_is_told_when_it_is_closed(line: RedisLine) -> None:
+    await line.command("PING")
+    waiting = asyncio.create_task(line.command("BLPOP", "nothing", "5", blocks=5))
+    await asyncio.sleep(0)
+    await line.close()
+    with pytest.raises(RedisError):
+        await waiting
