@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -12,11 +12,12 @@ from psycopg_pool import PoolTimeout
 
 from caracal.errors import CaracalError, Unavailable
 from caracal.events.base import Aggregate, acting
+from caracal.events.store.appender import Appender
 from caracal.events.store.log import Log, Saved, retrying
 from caracal.projections.query import Db
 from caracal.projections.waiter import Waiter
 from caracal.services.cascade import Ground
-from caracal.services.connections import Pool
+from caracal.services.connections import Pool, pool
 from caracal.services.http import traceparent_of
 from caracal.settings import Settings
 
@@ -49,6 +50,22 @@ class Parts:
         """Wait until every read model has applied the log up to ``position``; at most 2 s."""
         async with self.database() as connection:
             return await self.waiter.reached(connection, position)
+
+
+async def opened(settings: Settings, stack: AsyncExitStack) -> tuple[Settings, Pool, Log, Waiter]:
+    """Open what commands need, for as long as ``stack``: the first members of :class:`Parts`.
+
+    Raises:
+        psycopg.Error: the database cannot be reached.
+    """
+    connections = await stack.enter_async_context(pool(settings))
+    appender = Appender(settings.database_url)
+    await appender.start()
+    stack.push_async_callback(appender.stop)
+    waiter = Waiter(settings.database_url)
+    await waiter.start()
+    stack.push_async_callback(waiter.stop)
+    return settings, connections, Log(connections, appender), waiter
 
 
 @dataclass(frozen=True, slots=True)

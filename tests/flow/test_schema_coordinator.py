@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,9 +10,6 @@ from typing import Any
 import httpx
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, Phase, given, settings
-from psycopg import AsyncConnection
-from redis.asyncio import Redis
 from schemathesis import Case, GenerationMode
 from schemathesis.checks import response_schema_conformance
 
@@ -21,14 +17,12 @@ from caracal import clock
 from caracal.events.store.log import Log
 from caracal.services.coordinator.app import document
 from tests.backbone import opened_log
-from tests.flow import oracle
 from tests.flow.conftest import Making
+from tests.flow.drawing import CASES, check_whole, each
 from tests.flow.product import Product
-from tests.flow.traffic import Book
 from tests.making import new_session
 from tests.sts.world import Tenant, new_tenant
 
-CASES = int(os.environ.get("CARACAL_SCHEMA_CASES", "5"))
 MEMBERS = {"error", "error_description", "requestId", "issues", "details", "detail"}
 
 SCHEMA = schemathesis.openapi.from_dict(document())
@@ -120,27 +114,8 @@ def test_any_input_gets_an_answer(
     path = {name: known[name] for name in names & known.keys()} if names <= known.keys() else None
     strategy = operation.as_strategy(mode, **({"path_parameters": path} if path else {}))
 
-    @settings(
-        max_examples=CASES,
-        derandomize=True,
-        deadline=None,
-        database=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(strategy)
-    def send(case: Case) -> None:
-        check(crew, case)
-
-    send()
+    each(strategy, lambda case: check(crew, case))
 
 
 async def test_afterwards_the_read_models_are_whole(product: Product) -> None:
-    url = product.servers.database_url
-    async with (
-        await AsyncConnection.connect(url, autocommit=True) as db,
-        Redis.from_url(product.servers.redis_url) as redis,
-    ):
-        await oracle.check_topics(db, redis)
-        await oracle.check_read_models(url, db, redis, Book())
-    product.assert_alive()
+    await check_whole(product)

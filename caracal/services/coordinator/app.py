@@ -11,15 +11,12 @@ from fastapi import FastAPI
 
 from caracal import __version__
 from caracal.events.base import Fact
-from caracal.events.store.appender import Appender
-from caracal.events.store.audit_writer import AuditWriter
-from caracal.events.store.log import Log
 from caracal.events.store.redis import connect
 from caracal.events.store.redis_line import RedisLine
 from caracal.projections.tail import Tail
-from caracal.projections.waiter import Waiter
 from caracal.services import refusals
-from caracal.services.connections import pool, rings
+from caracal.services.call import opened
+from caracal.services.connections import rings
 from caracal.services.consistency import MinPosition
 from caracal.services.coordinator import agent, agent_service, heartbeat, invocation
 from caracal.services.coordinator.call import Coordinator, Counters
@@ -32,7 +29,7 @@ from caracal.services.documented import ERROR, Document, clean, operation_id
 from caracal.services.health import Health
 from caracal.services.http import App, Edge
 from caracal.services.jwks import JwksCache, jwks_fetcher
-from caracal.services.refused_requests import Actor, Recorded, RefusedRequests
+from caracal.services.refused_requests import Actor, Recorded, recording
 from caracal.settings import Settings
 
 ROUTERS = (agent.router, heartbeat.router, agent_service.router, invocation.router)
@@ -133,42 +130,20 @@ async def _start(settings: Settings, stack: AsyncExitStack) -> Coordinator:
     stack.push_async_callback(redis.aclose)
     line = RedisLine(redis, timeout=_REDIS_SECONDS)
     stack.push_async_callback(line.close)
-    connections = await stack.enter_async_context(pool(settings))
-    appender = Appender(settings.database_url)
-    await appender.start()
-    stack.push_async_callback(appender.stop)
-    waiter = Waiter(settings.database_url)
-    await waiter.start()
-    stack.push_async_callback(waiter.stop)
+    parts = await opened(settings, stack)
     keys = await _keys(settings, stack)
     view.tail = await _follow(settings, view, keys, stack)
+    _, refused = await recording(settings, stack)
     tokens = Tokens(keys, settings.issuer_url)
     return Coordinator(
-        settings=settings,
-        pool=connections,
-        log=Log(connections, appender),
-        waiter=waiter,
+        *parts,
         view=view,
         tokens=tokens,
         identities=Identities(tokens, view, settings.agent_coordinator_scope),
         limits=Limits(line, settings),
         counters=Counters(),
-        refused=await _refused(settings, stack),
+        refused=refused,
     )
-
-
-async def _refused(settings: Settings, stack: AsyncExitStack) -> RefusedRequests:
-    writer = AuditWriter(
-        database_url=settings.database_url,
-        redis_url=settings.redis_url,
-        keys=settings.audit_hmac_key,
-    )
-    await writer.start()
-    stack.push_async_callback(writer.stop)
-    refused = RefusedRequests(writer)
-    await refused.start()
-    stack.push_async_callback(refused.stop)
-    return refused
 
 
 async def _keys(settings: Settings, stack: AsyncExitStack) -> JwksCache:
