@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import Any
@@ -193,21 +193,27 @@ def new_agent(
 
 
 def new_edge(
-    source: Agent, target: Agent, *, parent: Delegation | None = None, zone_id: str = ZONE
+    source: Agent,
+    target: Agent,
+    /,
+    *,
+    parent: Delegation | Mapping[str, Any] | None = None,
+    zone_id: str = ZONE,
+    edge_id: str | None = None,
+    **members: Any,
 ) -> Delegation:
+    given: dict[str, Any] = {
+        "source": row_of(source),
+        "target": row_of(target),
+        "parent": row_of(parent) if isinstance(parent, Delegation) else parent,
+        "resource_id": None,
+        "resources": (),
+        "scopes": ["read"],
+        "constraints": {"max_hops": 3},
+        "expires_at": clock.now() + timedelta(hours=1),
+    }
     with in_zone(zone_id):
-        return Delegation.create(
-            new_id(),
-            zone_id=zone_id,
-            source=row_of(source),
-            target=row_of(target),
-            parent=row_of(parent) if parent else None,
-            resource_id=None,
-            resources=(),
-            scopes=["read"],
-            constraints={"max_hops": 3},
-            expires_at=clock.now() + timedelta(hours=1),
-        )
+        return Delegation.create(edge_id or new_id(), zone_id=zone_id, **(given | members))
 
 
 def new_challenge(zone_id: str = ZONE, *, now: datetime | None = None, **members: Any) -> Challenge:

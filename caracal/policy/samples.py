@@ -47,7 +47,10 @@ def _sample(**context: Any) -> dict[str, Any]:
             "id": _APPLICATION,
             "zone_id": _ZONE,
             "credential_type": "token",
+            "registration_method": "managed",
             "agent_session_id": context.get("agent_session_id"),
+            "agent_kind": "instance" if context.get("agent_session_id") else None,
+            "capabilities": ["browse"] if context.get("agent_session_id") else [],
         },
         "resource": {
             "type": "Resource",

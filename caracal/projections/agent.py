@@ -8,7 +8,9 @@ from caracal.events.agent import Agent
 from caracal.events.application import Application
 from caracal.events.base import Fact
 from caracal.events.delegation import Delegation
+from caracal.events.topics import FACT_TOPIC_OF
 from caracal.events.zone import Zone
+from caracal.projections.memory import RecentTable
 from caracal.projections.projection import Projection
 from caracal.projections.query import Db, IdPage, ids_in_zones, page_by_id, select
 from caracal.projections.table import Change, End, Put, Table, end, put
@@ -72,6 +74,12 @@ def ended(fact: Fact) -> End:
 def changed_ids(fact: Fact) -> list[str]:
     """Return the agents that a cascade lists."""
     return [agent["id"] for agent in fact.data.get("agents", [])]
+
+
+def recent_agents() -> RecentTable:
+    """Return the table as a process holds it: without those that ended long ago."""
+    born_on = FACT_TOPIC_OF[Agent.Spawned.TOPIC].name
+    return RecentTable(AGENTS, born_on=born_on, ended_on="terminated_at")
 
 
 _SEEN = (

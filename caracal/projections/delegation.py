@@ -9,7 +9,9 @@ from caracal.events.agent import Agent
 from caracal.events.application import Application
 from caracal.events.base import Fact
 from caracal.events.delegation import Delegation
+from caracal.events.topics import FACT_TOPIC_OF
 from caracal.events.zone import Zone
+from caracal.projections.memory import RecentTable
 from caracal.projections.projection import Projection
 from caracal.projections.query import Db, ids_in_zones, select
 from caracal.projections.table import Mark, Merged, Operation, Remove, Table, end, put
@@ -74,6 +76,12 @@ def purged(fact: Fact) -> Remove:
 
 def _epoch(fact: Fact) -> Mark:
     return Mark(DELEGATION_EPOCHS, [str(fact.zone_id)], {"epoch": fact.position})
+
+
+def recent_delegations() -> RecentTable:
+    """Return the table as a process holds it: without those that ended long ago."""
+    born_on = FACT_TOPIC_OF[Delegation.Created.TOPIC].name
+    return RecentTable(DELEGATIONS, born_on=born_on, ended_on="coalesce(revoked_at, expires_at)")
 
 
 async def get_delegation(db: Db, zone_id: str, edge_id: str) -> dict[str, Any] | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
@@ -19,6 +21,9 @@ from caracal.projections.table import (
 )
 
 Row = dict[str, Any]
+
+KEPT_SECONDS = 3700.0
+"""Longer than any token lives: who names an ended thing is told so, not that it is unknown."""
 
 
 class MemoryView(Protocol):
@@ -140,6 +145,37 @@ class MemoryTable:
             if row["ended_at"] is None:
                 entries.setdefault(tuple(row[name] for name in columns), set()).add(row["id"])
         self.rows[row["id"]] = row
+
+
+class RecentTable(MemoryTable):
+    """A table of things that come and go all day: what has ended is forgotten after a while.
+
+    It is kept for :data:`KEPT_SECONDS`, far longer than its beginning can still be underway on
+    another topic, so that nothing comes to life again.
+
+    Args:
+        table: the declaration.
+        born_on: name of the topic that says what has begun.
+        ended_on: SQL for when a row has ended.
+    """
+
+    def __init__(self, table: Table, *, born_on: str, ended_on: str) -> None:
+        super().__init__(table)
+        self.born_on, self.ended_on = born_on, ended_on
+        self._ended: deque[tuple[float, str]] = deque()
+
+    def load(self, rows: Iterable[Row]) -> None:
+        """Take rows of a snapshot; in place of all there are."""
+        self._ended.clear()
+        super().load(rows)
+
+    def _store(self, row: Row) -> None:
+        super()._store(row)
+        now = time.monotonic()
+        if row["ended_at"] is not None:
+            self._ended.append((now + KEPT_SECONDS, row["id"]))
+        while self._ended and self._ended[0][0] <= now:
+            self._remove(self._ended.popleft()[1])
 
 
 def _discard(

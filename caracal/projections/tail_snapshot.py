@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from psycopg.rows import dict_row
 from caracal.events.record import Record
 from caracal.events.store.entries import ZERO, EntryId
 from caracal.events.topics import Topic
-from caracal.projections.memory import Row
+from caracal.projections.memory import KEPT_SECONDS, MemoryView, RecentTable, Row
 from caracal.projections.projection import Projection
 
 BATCH = 2_000
@@ -35,7 +35,7 @@ class Snapshot:
 
 async def take(
     database: Database,
-    tables: Iterable[str],
+    views: Mapping[str, MemoryView],
     topics: Mapping[str, Topic],
     projections: Sequence[Projection],
 ) -> Snapshot:
@@ -43,9 +43,9 @@ async def take(
     async with database.transaction():
         await database.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         log_id = str(await _value(database, "SELECT log_id FROM log_identity"))
-        rows = {name: await _rows(database, name) for name in tables}
         places = await _checkpoints(database, projections)
         cursors = {name: places.get(name, ZERO) for name in topics}
+        rows = {name: await _rows(database, view, cursors) for name, view in views.items()}
         parked = await _parked(database, projections)
         end, records = await after(database, topics, cursors, limit=None)
     return Snapshot(log_id, rows, cursors, parked, end, records)
@@ -77,9 +77,17 @@ async def _value(database: Database, statement: str) -> Any:
     return row[0] if row else None
 
 
-async def _rows(database: Database, table: str) -> list[Row]:
+async def _rows(database: Database, view: MemoryView, cursors: Mapping[str, EntryId]) -> list[Row]:
     async with database.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(f"SELECT * FROM {table}")
+        statement, arguments = f"SELECT * FROM {view.table.name}", []
+        if isinstance(view, RecentTable):
+            # What has begun after the cursor is going to be applied again: its end must be known.
+            statement += (
+                " WHERE ended_at IS NULL OR ended_at > %s"
+                f" OR {view.ended_on} > now() - make_interval(secs => %s)"
+            )
+            arguments = [cursors[view.born_on].position, KEPT_SECONDS]
+        await cursor.execute(statement, arguments)
         return await cursor.fetchall()
 
 

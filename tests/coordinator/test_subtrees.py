@@ -107,6 +107,21 @@ async def test_ending_again_is_no_error(crew: Crew, tree: Tree) -> None:
         assert refusal(answer) == (409, f"agent_not_found_or_not_{code}")
 
 
+async def test_who_ended_long_ago_is_known_though_the_view_has_forgotten(
+    coordinator: Ship, ship_database: str, ship_redis: str, crew: Crew, tree: Tree
+) -> None:
+    await crew.call("DELETE", f"/agents/{tree.root}")
+    long_ago = "UPDATE agents SET terminated_at = now() - interval '1 day' WHERE id = %s"
+    async with crew.database() as db:
+        await db.execute(long_ago, (tree.root,))
+    parts = {"worker": False, "sts": coordinator.settings.sts_url}
+    async with ship(ship_database, ship_redis, **parts) as another:  # type: ignore[arg-type]
+        there = crew.at(another)
+        assert (await there.call("DELETE", f"/agents/{tree.root}")).status_code == 204
+        answer = await there.call("PATCH", f"/agents/{tree.root}/suspend")
+        assert refusal(answer) == (409, "agent_not_found_or_not_active")
+
+
 async def test_many_at_once_end_it_once(crew: Crew, tree: Tree) -> None:
     deletes = (crew.call("DELETE", f"/agents/{tree.root}") for _ in range(32))
     answers = await asyncio.gather(*deletes)

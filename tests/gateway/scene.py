@@ -16,6 +16,8 @@ from redis.asyncio import Redis
 from caracal.events.base import Aggregate
 from caracal.events.resource import Resource
 from caracal.events.session import Session
+from caracal.ids import new_id
+from caracal.mandate import SigningKey
 from caracal.services import run
 from caracal.services.gateway.app import Gateway, create_app
 from caracal.services.gateway.calls import Calls
@@ -25,7 +27,7 @@ from caracal.services.http import App
 from caracal.settings import Settings, load_settings
 from tests.backbone import eventually, opened_log
 from tests.gateway.doubles import StsDouble, Upstream, bearer
-from tests.making import in_zone, new_key, new_resource, new_session
+from tests.making import in_zone, new_resource, new_session
 from tests.sts.world import GATEWAY_KEY, ISSUER, Tenant, new_tenant, serving
 from tests.sts.world import settings as sts_settings
 
@@ -141,7 +143,9 @@ class Scene:
 
     async def rotate(self) -> None:
         """Add a signing key to the tenant's zone; tokens go on to be signed by the first."""
-        await self.save(new_key(self.tenant.id))
+        key = SigningKey.generate(new_id())
+        position = await self.tenant.rotate(key.kid, key.public_jwk(), key.pem())
+        assert await self.gateway.view.following.reach(position, 10)
 
     def redis(self) -> Redis:
         """Return a client, to be used as a context."""

@@ -15,12 +15,16 @@ import uvicorn
 from redis.asyncio import Redis
 
 from caracal import clock, secret_hash
+from caracal.events.agent import Agent, SpawnLimits
+from caracal.events.agent_graph import AgentGraph
 from caracal.events.application import Application
 from caracal.events.base import Aggregate
+from caracal.events.delegation import Delegation
 from caracal.events.grant import Grant
 from caracal.events.policy import Policy
 from caracal.events.policy_set import PolicySet
 from caracal.events.resource import Resource
+from caracal.events.session import Session
 from caracal.events.signing_key import SigningKey as KeyFact
 from caracal.events.store.log import Log, Saved
 from caracal.events.store.vault import Vault
@@ -35,7 +39,16 @@ from caracal.services.sts.app import create_app
 from caracal.services.worker.app import create_app as create_worker
 from caracal.settings import Settings, load_settings
 from tests.backbone import eventually, new_zone, opened_log
-from tests.making import in_zone, new_application, new_grant, new_resource
+from tests.making import (
+    in_zone,
+    new_agent,
+    new_application,
+    new_edge,
+    new_grant,
+    new_resource,
+    new_session,
+    row_of,
+)
 
 ISSUER = "https://sts.example"
 KEK = bytes(range(1, 33))
@@ -117,6 +130,9 @@ async def working(given: Settings) -> AsyncIterator[str]:
         yield url
 
 
+_MANY = SpawnLimits(depth=10, children=1000, zone=100_000, application=100_000)
+
+
 @dataclass
 class Tenant:
     """A zone as its owner made it."""
@@ -169,6 +185,48 @@ class Tenant:
             )
         return await self.save(self.key_fact)
 
+    async def add_session(self, **members: Any) -> Session:
+        """A session for agents to serve; its application is the tenant's unless named."""
+        made = new_session(members.pop("application_id", self.app_id), zone_id=self.id, **members)
+        await self.save(made)
+        return made
+
+    async def add_agent(
+        self, parent: Agent | None = None, *, session: Session | None = None, **members: Any
+    ) -> Agent:
+        """An agent of the tenant's application unless another is named."""
+        session = session or await self.add_session()
+        made = new_agent(session, parent=parent, zone_id=self.id, limits=_MANY, **members)
+        await self.save(made)
+        return made
+
+    async def add_edge(self, source: Agent, target: Agent, /, **members: Any) -> Delegation:
+        made = new_edge(source, target, zone_id=self.id, **members)
+        await self.save(made)
+        return made
+
+    async def end(self, thing: Agent | Delegation, *also: Agent | Delegation) -> int:
+        """End a thing as the Coordinator does, with what hangs on it; ``also`` are the others."""
+        with in_zone(self.id):
+            if isinstance(thing, Agent):
+                thing.terminate(graph_of(self.id, thing, *also).of_agents([thing.aggregate_id]))
+            else:
+                thing.revoke(graph_of(self.id, thing, *also).of_edge(thing.aggregate_id))
+        return await self.save(thing)
+
+    async def suspend(self, agent: Agent, *below: Agent) -> int:
+        """Suspend an agent with those below it."""
+        with in_zone(self.id):
+            agent.suspend(graph_of(self.id, agent, *below).suspending(agent.aggregate_id))
+        return await self.save(agent)
+
+    async def resume(self, agent: Agent, *below: Agent) -> int:
+        """Resume an agent with those below it."""
+        rows = {one.aggregate_id: {**row_of(one), "status": "suspended"} for one in (agent, *below)}
+        with in_zone(self.id):
+            agent.resume(AgentGraph(self.id, rows, {}).resuming(agent.aggregate_id))
+        return await self.save(agent)
+
     async def activate(self, content: str) -> int:
         """Add a policy with this text and make it the only one of a new version."""
         with in_zone(self.id):
@@ -215,6 +273,13 @@ class Tenant:
             "resource": self.resource.identifier,
         } | members
         return {name: value for name, value in given.items() if value is not None}
+
+
+def graph_of(zone_id: str, *things: Agent | Delegation) -> AgentGraph:
+    """The graph of these things, all of them alive."""
+    agents = {one.aggregate_id: row_of(one) for one in things if isinstance(one, Agent)}
+    edges = {one.aggregate_id: row_of(one) for one in things if isinstance(one, Delegation)}
+    return AgentGraph(zone_id, agents, edges)
 
 
 async def new_tenant(log: Log, policy: str = POLICY) -> Tenant:

@@ -129,15 +129,22 @@ async def controlled(call: Call, zone_id: str, agent_id: str) -> Subtree:
 
 
 async def known_agent(call: Call, zone_id: str, agent_id: str) -> Row:
-    """Return an agent of the zone, ended or not, as the view has it.
+    """Return an agent of the zone, ended or not.
 
     Raises:
         NotFound: 404 ``agent_not_found``.
     """
+    if (row := await seen_agent(call, zone_id, agent_id)) is None:
+        raise agent_not_found(agent_id)
+    return row
 
-    def found() -> Row:
-        if (row := call.view.agent(zone_id, agent_id)) is None:
-            raise agent_not_found(agent_id)
+
+async def seen_agent(call: Call, zone_id: str, agent_id: str) -> Row | None:
+    """Return an agent of the zone, ended or not: by the view, by the read model, by the log."""
+    if (row := call.view.agent(zone_id, agent_id)) is not None:
         return row
-
-    return await call.decided(found)
+    async with call.database() as db:  # has those that ended long ago
+        if (row := await get_agent(db, zone_id, agent_id)) is not None:
+            return row
+    await call.view.look_again()
+    return call.view.agent(zone_id, agent_id)

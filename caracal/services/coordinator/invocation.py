@@ -23,6 +23,7 @@ from caracal.events.invocation import (
 from caracal.events.store.log import Saved
 from caracal.ids import new_id
 from caracal.projections.memory import Row
+from caracal.services.coordinator.agent import seen_agent
 from caracal.services.coordinator.call import Call, CallDep
 from caracal.services.fields import JsonObject, json_within
 from caracal.services.models import Body, Name, Text
@@ -127,7 +128,7 @@ async def _acting(call: Call, stored: Invocation, service: AgentService) -> str:
     """Return the application in whose name a stored invocation was made."""
     if stored.source_session_id is None:
         return service.application_id
-    source = call.view.agent(str(stored.zone_id), stored.source_session_id)
+    source = await seen_agent(call, str(stored.zone_id), stored.source_session_id)
     return str(source["application_id"]) if source else service.application_id
 
 

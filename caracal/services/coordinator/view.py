@@ -9,10 +9,10 @@ from typing import TypeVar
 from caracal import clock
 from caracal.errors import CaracalError, Unavailable
 from caracal.events.agent_graph import AgentGraph
-from caracal.projections.agent import AGENTS
+from caracal.projections.agent import recent_agents
 from caracal.projections.agent_graph import graph_of
 from caracal.projections.application import APPLICATIONS
-from caracal.projections.delegation import DELEGATIONS
+from caracal.projections.delegation import recent_delegations
 from caracal.projections.memory import MemoryTable, MemoryView, Row
 from caracal.projections.resource import RESOURCES
 from caracal.projections.revocation import RevocationMap
@@ -28,8 +28,8 @@ class CoordinatorView:
     def __init__(self, max_staleness: float) -> None:
         """``max_staleness`` in seconds."""
         self.zones, self.applications = MemoryTable(ZONES), MemoryTable(APPLICATIONS)
-        self.resources, self.agents = MemoryTable(RESOURCES), MemoryTable(AGENTS)
-        self.edges = MemoryTable(DELEGATIONS)
+        self.resources = MemoryTable(RESOURCES)
+        self.agents, self.edges = recent_agents(), recent_delegations()
         self.revocations = RevocationMap(max_staleness)
         self.agents_of = self.agents.index("zone_id")
         self.agents_of_application = self.agents.index("zone_id", "application_id")
@@ -108,7 +108,7 @@ class CoordinatorView:
         return None if row["expires_at"] is not None and row["expires_at"] <= clock.now() else row
 
     def agent(self, zone_id: str, agent_id: str) -> Row | None:
-        """Return an agent of the zone, ended or not."""
+        """Return an agent of the zone; one that ended long ago is forgotten."""
         row = _in(zone_id, self.agents.rows.get(agent_id))
         return None if row is None or row["stub"] else row
 

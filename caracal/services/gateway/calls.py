@@ -114,7 +114,7 @@ class Calls:
 
 
 def _form(checked: Checked, context: str) -> dict[str, str | None]:
-    """Return the exchange's fields; hints of ``baggage`` name no agent that we know yet."""
+    """Return the exchange's fields."""
     inbound = checked.inbound
     challenge_id, response = inbound.challenge or (None, None)
     return {
@@ -123,6 +123,8 @@ def _form(checked: Checked, context: str) -> dict[str, str | None]:
         "application_id": checked.application_id,
         "resource": inbound.resource,
         "scope": inbound.scope,
+        "agent_session_id": checked.acts_as.agent_session_id,
+        "delegation_edge_id": checked.acts_as.delegation_edge_id,
         "challenge_id": challenge_id,
         "challenge_response": response,
         "call_context": context,

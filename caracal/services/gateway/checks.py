@@ -10,6 +10,7 @@ from caracal.projections.memory import Row
 from caracal.services.consistency import lagging, min_position
 from caracal.services.gateway.admission import Inbound, admit
 from caracal.services.gateway.bearer import Bearers
+from caracal.services.gateway.hints import ActsAs, acts_as
 from caracal.services.gateway.paths import check_path
 from caracal.services.gateway.refusals import Denied
 from caracal.services.gateway.view import GatewayView
@@ -37,6 +38,7 @@ class Checked:
     resource: Row
     claims: Claims
     anchors: frozenset[str]
+    acts_as: ActsAs
 
     @property
     def application_id(self) -> str | None:
@@ -64,8 +66,9 @@ class Checks:
         known.scope = inbound.scope or " ".join(resource["scopes"] or ())
         check_path(scope["raw_path"])
         claims, anchors = await self._bearers.check(inbound, resource["identifier"], request_id)
+        hinted = await acts_as(self._view, inbound.baggage, claims)
         known.passed = True
-        return Checked(inbound, resource, claims, anchors)
+        return Checked(inbound, resource, claims, anchors, hinted)
 
     async def _reach(self, scope: Scope) -> None:
         position = min_position(scope)

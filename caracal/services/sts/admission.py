@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from caracal import clock
 from caracal.errors import Unauthenticated
@@ -11,14 +12,27 @@ from caracal.projections.memory import Row
 from caracal.projections.query import one
 from caracal.projections.session import SESSIONS
 from caracal.services.connections import Pool
-from caracal.services.sts.binding import bind, check_client
+from caracal.services.sts.binding import Binding, bind, check_client
 from caracal.services.sts.call import Call
 from caracal.services.sts.client_authentication import ClientAuthentication
+from caracal.services.sts.delegation import DELEGATION_INVALID
 from caracal.services.sts.exchange import Exchange
 from caracal.services.sts.refusals import Refused, bad_request
 from caracal.services.sts.subject_token import Kind, Principal, Proofs
 from caracal.services.sts.token_request import TokenRequest, read_call_context
 from caracal.services.sts.view import StsView, ZoneView
+
+
+class Traversals:
+    """How often a path of delegations was followed; ``errors``: and did not hold."""
+
+    def __init__(self) -> None:
+        self.total = self.errors = 0
+
+    def count(self, followed: bool, *, failed: bool = False) -> None:
+        """Count one exchange, if it ``followed`` a path."""
+        self.total += followed
+        self.errors += followed and failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +43,7 @@ class Admission:
     clients: ClientAuthentication
     proofs: Proofs
     database: Pool
+    traversals: Traversals = field(default_factory=Traversals)
 
     async def admitted(self, call: Call) -> Exchange:
         """Return the exchange that ``call`` asks for.
@@ -52,8 +67,7 @@ class Admission:
         _check_principals(request, subject, actor)
         if subject is not None:
             self._check_client(call, zone, subject, actor)
-        session = None if subject else await self._session(request, zone)
-        owner = subject.client_id if subject and call.by_gateway else request.application_id
+        binding = await self._bound(call, zone, subject, now)
         return Exchange(
             request=request,
             request_id=call.request_id,
@@ -62,7 +76,7 @@ class Admission:
             by_gateway=call.by_gateway,
             subject=subject,
             actor=actor,
-            binding=bind(request, subject, owner=owner, session=session, now=now),
+            binding=binding,
             call=context,
             now=now,
             occurred_at=clock.rfc3339(now),
@@ -94,6 +108,30 @@ class Admission:
             {resource["gateway_application_id"] for resource in named if resource is not None},
             actor is not None and actor.client_id == application_id,
         )
+
+    async def _bound(
+        self, call: Call, zone: ZoneView, subject: Principal | None, now: datetime
+    ) -> Binding:
+        """Row 9. What is unknown is looked for once more, at the log's head."""
+        request = call.request
+        owner = subject.client_id if subject and call.by_gateway else request.application_id
+        session = None if subject else await self._session(request, zone)
+        try:
+            return self._bind(request, subject, zone, owner=owner, session=session, now=now)
+        except Refused as refused:
+            if not refused.unknown:
+                raise
+        await self.view.look_again()
+        return self._bind(request, subject, zone, owner=owner, session=session, now=now)
+
+    def _bind(self, *args: Any, **known: Any) -> Binding:
+        try:
+            binding = bind(*args, **known)
+        except Refused as refused:
+            self.traversals.count(refused.status == DELEGATION_INVALID, failed=True)
+            raise
+        self.traversals.count(binding.delegation is not None)
+        return binding
 
     async def _session(self, request: TokenRequest, zone: ZoneView) -> Row | None:
         if not request.session_id or zone.barred([request.session_id]):

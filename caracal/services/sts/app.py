@@ -22,7 +22,7 @@ from caracal.projections.waiter import Waiter
 from caracal.services.connections import Pool, pool, rings
 from caracal.services.health import Health
 from caracal.services.http import App, Edge
-from caracal.services.sts.admission import Admission
+from caracal.services.sts.admission import Admission, Traversals
 from caracal.services.sts.client_authentication import ClientAuthentication
 from caracal.services.sts.client_secrets import ClientSecrets
 from caracal.services.sts.failure_limit import FailureLimit
@@ -69,10 +69,11 @@ async def _start(
     reports = PolicyReports(redis, policies, tail)
     reports.start()
     stack.push_async_callback(reports.stop)
+    admission = _admission(settings, view, database, stack)
     exchange = TokenExchange(
         rules=_rules(settings),
         view=view,
-        admission=_admission(settings, view, database, stack),
+        admission=admission,
         policies=policies,
         keys=keys,
         sessions=await _sessions(settings, database, stack),
@@ -89,7 +90,7 @@ async def _start(
         tail=tail,
         serves_without_database=True,
         checks=(following,),
-        counters=lambda: _counters(writer, policies, jwks),
+        counters=lambda: _counters(writer, admission.traversals, policies, jwks),
     )
     return _routes(exchange, jwks, ServerMetadata(view, settings.issuer_url))
 
@@ -175,12 +176,14 @@ async def _sessions(settings: Settings, database: Pool, stack: AsyncExitStack) -
     return SessionFacts(Log(database, appender), waiter)
 
 
-def _counters(writer: AuditWriter, policies: Policies, jwks: Jwks) -> dict[str, Any]:
+def _counters(
+    writer: AuditWriter, traversals: Traversals, policies: Policies, jwks: Jwks
+) -> dict[str, Any]:
     dropped = writer.counters.dropped
     return {
         "sts": {
-            "graph_traversals": 0,
-            "graph_traversal_errors": 0,
+            "graph_traversals": traversals.total,
+            "graph_traversal_errors": traversals.errors,
             "audit_dropped": dropped,
             "audit_sink_errors": writer.counters.errors,
             "jwks_invalid_keys": jwks.invalid_keys,

@@ -7,6 +7,7 @@ from typing import Any
 
 from caracal.events.store.audit_entry import AuditEvent
 from caracal.policy.engine import ENGINE_VERSION
+from caracal.services.sts.delegation import Exercised
 from caracal.services.sts.exchange import Exchange, Verdict
 from caracal.services.sts.refusals import EXCHANGE, Refused
 from caracal.services.sts.token_request import TokenRequest
@@ -18,12 +19,16 @@ def of_refusal(
     request: TokenRequest, request_id: str, zone_id: str, refused: Refused
 ) -> AuditEvent:
     """Return the deny of one of the rows 0c to 9; bounded, its members may be anybody's."""
+    said = {
+        "application_id": request.application_id,
+        "session_id": request.session_id,
+        "agent_session_id": request.agent_session_id,
+        "delegation_edge_id": request.delegation_edge_id,
+        **refused.about,
+    }
     metadata = {
-        "application_id": request.application_id[:_LONGEST],
+        **{name: text[:_LONGEST] for name, text in said.items()},
         "requested_scopes": [scope[:_LONGEST] for scope in request.scopes[:_LONGEST]],
-        "session_id": request.session_id[:_LONGEST],
-        "agent_session_id": request.agent_session_id[:_LONGEST],
-        "delegation_edge_id": request.delegation_edge_id[:_LONGEST],
         "reason": refused.error.description,
     }
     return AuditEvent(
@@ -96,10 +101,19 @@ def _of_exchange(exchange: Exchange, **more: Any) -> Mapping[str, Any]:
             "requested_scopes": list(exchange.request.scopes),
             "session_id": binding.session_id,
             "agent_session_id": binding.agent_session_id,
-            "delegation_edge_id": binding.delegation_edge_id,
+            **(_of_delegation(binding.delegation) if binding.delegation else {}),
             **more,
         }
     )
+
+
+def _of_delegation(delegation: Exercised) -> Mapping[str, Any]:
+    return {
+        "delegation_edge_id": delegation.edge["id"],
+        "delegation_chain": delegation.chain,
+        "delegation_hop_count": len(delegation.path),
+        "delegation_graph_epoch": delegation.epoch,
+    }
 
 
 def _filled(members: Mapping[str, Any]) -> dict[str, Any]:

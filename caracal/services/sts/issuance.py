@@ -11,6 +11,7 @@ from caracal.ids import new_id
 from caracal.mandate import Claims, anchors_of
 from caracal.services.sts.exchange import Exchange, Granted
 from caracal.services.sts.refusals import Refused
+from caracal.services.sts.subject_token import Principal
 from caracal.services.sts.token_request import ACCESS_TOKEN
 
 AMBIENT_SECONDS = 3600
@@ -41,6 +42,7 @@ def expiry(exchange: Exchange, max_seconds: int) -> int:
     ends = issued_at + min(exchange.request.ttl_seconds or cap, cap, max_seconds)
     if exchange.subject is not None:
         ends = min(ends, exchange.subject.expires_at)
+    ends = exchange.binding.ends(issued_at, ends)
     if ends <= issued_at:
         error = Unauthenticated("invalid_token", "invalid subject_token")
         raise Refused(error, "subject_token_invalid")
@@ -52,7 +54,7 @@ def mandate(
 ) -> Mandate:
     """Return the mandate for what was granted, to be signed; it ends at ``ends``."""
     identifiers = _identifiers(granted)
-    subject, binding = exchange.subject, exchange.binding
+    subject = exchange.subject
     claims: Claims = {
         "iss": issuer,
         "sub": exchange.user,
@@ -70,8 +72,9 @@ def mandate(
     }
     if exchange.request.scopes:
         claims["scope"] = " ".join(exchange.request.scopes)
-    if binding.agent_session_id:
-        claims["agent_session_id"] = binding.agent_session_id
+    claims |= exchange.binding.claims()
+    if exchange.actor is not None:
+        claims["act"] = _act(exchange.actor, subject)
     held, further = anchors_of(claims), _further_anchors(exchange, granted)
     claims["anchors"] = sorted(further - held)
     return Mandate(claims, held | further)
@@ -102,7 +105,7 @@ def _identifiers(granted: Iterable[Granted]) -> list[str]:
 
 def _further_anchors(exchange: Exchange, granted: Iterable[Granted]) -> set[str]:
     """Return what ends the mandate and stands in no claim of its own."""
-    anchors: set[str] = set()
+    anchors = exchange.binding.anchors()
     for one in granted:
         anchors.add(one.resource["id"])
         anchors |= {one.grant_id} if one.grant_id else set()
@@ -111,6 +114,14 @@ def _further_anchors(exchange: Exchange, granted: Iterable[Granted]) -> set[str]
     if exchange.subject is not None:
         anchors.add(exchange.subject.client_id)
     return anchors
+
+
+def _act(actor: Principal, subject: Principal | None) -> dict[str, Any]:
+    """RFC 8693, section 4.1: the current actor outermost, prior actors nested in it."""
+    names = ("sub", "client_id", "agent_session_id")
+    act = {name: actor.claims[name] for name in names if name in actor.claims}
+    prior = subject.claims.get("act") if subject else None
+    return act if prior is None else act | {"act": prior}
 
 
 def _upstreams(granted: Iterable[Granted]) -> Iterable[tuple[str, dict[str, str]]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from caracal.errors import (
     BadInput,
     CaracalError,
@@ -21,11 +23,17 @@ class Refused(Exception):
         error: the answer.
         status: ``evaluation_status`` of the audit entry.
         event_type: of the audit entry.
+        unknown: the view knows no such thing: to be looked for once more.
+        about: members of the audit entry's metadata that the request does not say itself.
     """
 
-    def __init__(self, error: CaracalError, status: str, event_type: str = EXCHANGE) -> None:
+    def __init__(
+        self, error: CaracalError, status: str, event_type: str = EXCHANGE, *, unknown: bool = False
+    ) -> None:
         super().__init__(error.description)
         self.error, self.status, self.event_type = error, status, event_type
+        self.unknown = unknown
+        self.about: Mapping[str, str] = {}
 
 
 def bad_request(description: str) -> BadInput:
@@ -55,9 +63,9 @@ def bad_gateway_signature(error: CaracalError) -> Refused:
     return Refused(error, "client_auth_failed")
 
 
-def denied(description: str, status: str) -> Refused:
+def denied(description: str, status: str, *, unknown: bool = False) -> Refused:
     """Return a 403 ``access_denied``."""
-    return Refused(Forbidden("access_denied", description), status)
+    return Refused(Forbidden("access_denied", description), status, unknown=unknown)
 
 
 def audit_unavailable() -> Unavailable:

@@ -56,6 +56,9 @@ def _decide(exchange: Exchange, policies: Policies, requested: str) -> Verdict:
         return Verdict(requested, "resource_not_found", unknown=True)
     if not set(exchange.request.scopes) <= set(resource["scopes"]):
         return Verdict(requested, "scope_mismatch", resource)
+    delegation = exchange.binding.delegation
+    if delegation is not None and not delegation.covers(resource):
+        return Verdict(requested, "resource_outside_delegation", resource)
     if resource["provider_id"] is not None:
         return Verdict(requested, "credential_not_provisioned", resource, counted=True)
     verdict = _by_grant(exchange, requested, resource)

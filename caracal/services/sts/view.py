@@ -11,9 +11,11 @@ from functools import lru_cache
 from typing import Any
 
 from caracal.mandate import Keys, VerificationKey, public_key
+from caracal.projections.agent import recent_agents
 from caracal.projections.application import APPLICATIONS
+from caracal.projections.delegation import DELEGATION_EPOCHS, recent_delegations
 from caracal.projections.grant import GRANTS
-from caracal.projections.memory import MemoryTable, MemoryView, Row
+from caracal.projections.memory import MemoryMarks, MemoryTable, MemoryView, Row
 from caracal.projections.policy import POLICIES, POLICY_VERSIONS
 from caracal.projections.policy_set import POLICY_SET_VERSIONS, POLICY_SETS
 from caracal.projections.resource import RESOURCES
@@ -68,6 +70,8 @@ class StsView:
                 POLICY_SET_VERSIONS,
             )
         }
+        self.tables |= {made.table.name: made for made in (recent_agents(), recent_delegations())}
+        self.epochs = MemoryMarks(DELEGATION_EPOCHS)
         self.grants = GrantTable()
         self.revocations = RevocationMap(max_staleness)
         self.tail: Tail | None = None
@@ -80,7 +84,7 @@ class StsView:
     @property
     def all(self) -> list[MemoryView]:
         """Return what the tail keeps up to date."""
-        return [*self.tables.values(), self.grants, self.revocations]
+        return [*self.tables.values(), self.grants, self.epochs, self.revocations]
 
     @property
     def following(self) -> Tail:
@@ -123,10 +127,8 @@ class ZoneView:
 
     def application(self, application_id: str, now: datetime) -> Row | None:
         """Return an application that has not expired; parked ones too, their anchors refuse."""
-        row = self._view.tables["applications"].live(application_id)
-        if row is None or row["zone_id"] != self.id:
-            return None
-        return None if _is_over(row, now) else row
+        row = self._own("applications", application_id)
+        return None if row is None or _is_over(row, now) else row
 
     def resource(self, requested: str) -> Row | None:
         """Return the resource that ``requested`` names: exact, else the longest prefix."""
@@ -149,6 +151,19 @@ class ZoneView:
         active = [row for row in rows if not _is_over(row, now) and row["id"] not in parked]
         return sorted(active, key=lambda row: (row["created_at"], row["id"]), reverse=True)
 
+    def agent(self, agent_id: str) -> Row | None:
+        """Return an agent session; suspended or parked ones too, their anchors refuse."""
+        return self._own("agents", agent_id)
+
+    def edge(self, edge_id: str) -> Row | None:
+        """Return a delegation edge, expired or parked ones too."""
+        return self._own("delegations", edge_id)
+
+    def epoch(self) -> int:
+        """Return the log position of the last change of an edge; 0 if there was none."""
+        marks = self._view.epochs.rows.get(self.id)
+        return int(marks["epoch"]) if marks else 0
+
     def published_keys(self) -> list[Row]:
         """Return the two newest signing keys, newest first."""
         rows = self._view.keys_of(self.id)
@@ -162,6 +177,10 @@ class ZoneView:
     def barred(self, ids: Iterable[str]) -> bool:
         """Say whether one of ``ids`` has ended, is suspended, or is parked."""
         return self._view.barred(ids)
+
+    def _own(self, table: str, row_id: str) -> Row | None:
+        row = self._view.tables[table].live(row_id)
+        return None if row is None or row["zone_id"] != self.id else row
 
 
 class _Registered:
