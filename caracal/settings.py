@@ -298,7 +298,7 @@ _REQUIRED: Mapping[Service, tuple[str, ...]] = {
 _REQUIRED_IN_RUNTIME: Mapping[Service, tuple[str, ...]] = {
     "api": ("audit_hmac_key",),
     "sts": ("audit_hmac_key", "gateway_sts_hmac_key"),
-    "coordinator": (),
+    "coordinator": ("audit_hmac_key",),
     "gateway": ("audit_hmac_key", "gateway_sts_hmac_key", "tls_cert_file", "tls_key_file"),
     "worker": ("streams_hmac_key", "audit_hmac_key"),
 }

@@ -93,6 +93,18 @@ def own_servers(_stopped_servers: Path, tmp_path: Path) -> Iterator[EmbeddedServ
     own.stop()
 
 
+def last_redis(request: pytest.FixtureRequest) -> str:
+    """Return the last Redis database, emptied: of a whole package or module of tests."""
+    given = os.environ.get("CARACAL_TEST_REDIS_URL")
+    base = given or request.getfixturevalue("servers").redis_url
+    with redis.Redis.from_url(base) as client:
+        last = int(client.config_get("databases")["databases"]) - 1
+    url = f"{base.partition('?')[0]}?db={last}"
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()
+    return url
+
+
 def _create_database(base: str, name: str, template: str) -> str:
     statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
     _execute(base, statement.format(sql.Identifier(name), sql.Identifier(template)))

@@ -141,7 +141,7 @@ class Agent(Aggregate):
         """
         depth = 0 if parent is None else int(parent["depth"]) + 1
         if depth > limits.depth:
-            raise TooMany("agent_depth_limit_exceeded", f"agents nest at most {limits.depth} deep")
+            raise too_deep(limits.depth)
         ancestors = [] if parent is None else [*parent["ancestors"], parent["id"]]
         key, digest = idempotency or (None, None)
         names = {
@@ -273,8 +273,8 @@ def _taken(zone_id: str, agent_id: str, names: Mapping[str, Any], *, dcr: bool) 
 
 def _counted(zone_id: str, names: Mapping[str, Any], limits: SpawnLimits) -> Iterable[Guard]:
     of_zone, of_application, *_ = _counters(zone_id, names)
-    yield Count(of_zone, 1, limits.zone, _limit("agent_zone_limit_exceeded", limits.zone))
-    error = _limit("agent_limit_exceeded", limits.application)
+    yield Count(of_zone, 1, limits.zone, over_limit("agent_zone_limit_exceeded", limits.zone))
+    error = over_limit("agent_limit_exceeded", limits.application)
     yield Count(of_application, 1, limits.application, error)
 
 
@@ -285,7 +285,7 @@ def _below(parent: Mapping[str, Any] | None, ancestors: Sequence[str]) -> Iterab
     for ancestor in reversed(ancestors):
         yield Need(active(ancestor), parent_not_found(parent["id"]))
     most = int(parent["max_children"])
-    yield Count(_children(parent["id"]), 1, most, _limit("agent_children_limit_exceeded", most))
+    yield Count(_children(parent["id"]), 1, most, over_limit("agent_children_limit_exceeded", most))
 
 
 def _counters(zone_id: str, names: Mapping[str, Any]) -> list[str]:
@@ -315,7 +315,11 @@ def needs_active(agents: Iterable[str], error: CaracalError) -> list[Need]:
     return [Need(active(agent_id), error) for agent_id in agents]
 
 
-def _limit(code: str, limit: int) -> TooMany:
+def too_deep(limit: int) -> TooMany:
+    return TooMany("agent_depth_limit_exceeded", f"agents nest at most {limit} deep")
+
+
+def over_limit(code: str, limit: int) -> TooMany:
     return TooMany(code, f"at most {limit} agent sessions may live there")
 
 

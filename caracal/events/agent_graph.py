@@ -14,6 +14,7 @@ from caracal.events.agent import fallen
 from caracal.events.base import Fall, FallenAgent
 
 Row = Mapping[str, Any]
+NOTHING = Fall()
 
 
 class AgentGraph:
@@ -37,12 +38,20 @@ class AgentGraph:
         agents = self._subtrees(self.targets(walked))
         return self._fall(agents, self._hanging(agents, walked), edge_id)
 
-    def of_application(self, application_id: str) -> Fall:
-        """Return what ends with an application: its agents and edges, and all below them."""
-        own = (row["id"] for row in self.agents.values() if _of(row, application_id))
-        agents = self._subtrees(own)
+    def of_application(self, application_id: str, after: Fall = NOTHING) -> Fall:
+        """Return what ends with an application: its agents and edges, and all below them.
+
+        ``after`` has ended with it before: what still hangs on that is among them.
+        """
+        own = [row["id"] for row in self.agents.values() if _of(row, application_id)]
         edges = [edge for edge, row in self.edges.items() if _concerns(row, application_id)]
-        return self._fall(agents, self._hanging(agents, edges))
+        agents = self._subtrees([*own, *self._below(after)])
+        return self._fall(agents, self._hanging(agents, [*edges, *self._on(after)]))
+
+    def left_by(self, after: Fall) -> Fall:
+        """Return what still hangs on things that have ended: it began while they were listed."""
+        agents = self._subtrees(self._below(after))
+        return self._fall(agents, self._hanging(agents, self._on(after)))
 
     def everything(self) -> Fall:
         """Return all of the zone."""
@@ -53,6 +62,25 @@ class AgentGraph:
         changed = self._walk(agent_id, "active")
         root = [_agent_root(self.agents[agent_id])] if changed else []
         return Fall(agents=tuple(self._fallen(changed)), roots=tuple(root))
+
+    def suspending_late(self, after: Fall, before: int) -> Fall:
+        """Return what is active below agents that were suspended at position ``before``.
+
+        It became so while they were listed; who was resumed since then is left alone.
+        """
+        listed = {agent.id for agent in after.agents}
+
+        def missed(agents: Iterable[str]) -> list[str]:
+            return [
+                child
+                for agent in agents
+                for child in self._children[agent]
+                if child not in listed
+                and _is(self.agents[child], "active")
+                and self.agents[child]["position"] < before
+            ]
+
+        return Fall(agents=tuple(self._fallen(_reached(missed(listed), lambda one: missed([one])))))
 
     def resuming(self, agent_id: str) -> list[FallenAgent]:
         """Return the agent and those below it that are reached through suspended ones."""
@@ -73,6 +101,21 @@ class AgentGraph:
     def _subtrees(self, named: Iterable[str]) -> dict[str, None]:
         known = (agent for agent in named if agent in self.agents)
         return _reached(known, lambda agent: self._children[agent])
+
+    def _below(self, after: Fall) -> list[str]:
+        """Return the agents that have an ended one above them."""
+        ended = {agent.id for agent in after.agents}
+        return [one for one, row in self.agents.items() if not ended.isdisjoint(row["ancestors"])]
+
+    def _on(self, after: Fall) -> list[str]:
+        """Return the edges that touch an ended agent, or were narrowed from an ended edge."""
+        agents, edges = {agent.id for agent in after.agents}, set(after.edges)
+        return [
+            edge
+            for edge, row in self.edges.items()
+            if not agents.isdisjoint((row["source_session_id"], row["target_session_id"]))
+            or not edges.isdisjoint(row["path"])
+        ]
 
     def _forward(self, edge_id: str) -> dict[str, None]:
         """Return the edges reached from an edge's target; the walk has no bound."""

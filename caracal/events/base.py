@@ -7,7 +7,7 @@ without one at import. Topics in our sense, Redis Streams, stand in :mod:`caraca
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -183,6 +183,20 @@ class Fall:
             self.agents + other.agents,
             self.edges + other.edges,
             self.roots + other.roots,
+        )
+
+    @property
+    def ids(self) -> frozenset[str]:
+        """Return the ids of all that falls."""
+        return frozenset((*self.sessions, *self.edges, *(agent.id for agent in self.agents)))
+
+    def without(self, ids: Collection[str]) -> Fall:
+        """Return the rest when ``ids`` fall with another thing."""
+        return Fall(
+            tuple(sid for sid in self.sessions if sid not in ids),
+            tuple(agent for agent in self.agents if agent.id not in ids),
+            tuple(edge for edge in self.edges if edge not in ids),
+            tuple(root for root in self.roots if root["id"] not in ids),
         )
 
     def freed(self, zone_id: str) -> list[Guard]:

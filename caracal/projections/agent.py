@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
 from caracal.events.agent import Agent
@@ -13,7 +12,7 @@ from caracal.events.topics import FACT_TOPIC_OF
 from caracal.events.zone import Zone
 from caracal.projections.memory import RecentTable
 from caracal.projections.projection import Projection
-from caracal.projections.query import Db, select
+from caracal.projections.query import Db, IdPage, ids_in_zones, page_by_id, select
 from caracal.projections.table import Change, End, Put, Table, end, put
 
 AGENTS = Table(
@@ -43,6 +42,7 @@ AGENTS = Table(
         "(zone_id, parent_id, id)",
         "(zone_id) WHERE ended_at IS NULL",
         "(spawned_at) WHERE ended_at IS NULL",
+        "(heartbeat_deadline_at) WHERE ended_at IS NULL AND kind = 'service'",
     ),
 )
 
@@ -82,18 +82,61 @@ def recent_agents() -> RecentTable:
     return RecentTable(AGENTS, born_on=born_on, ended_on="terminated_at")
 
 
+_SEEN = (
+    "SELECT a.*, h.last_heartbeat_at AS beat_at, h.heartbeat_deadline_at AS beat_until"
+    " FROM agents a LEFT JOIN agent_heartbeats h ON h.agent_id = a.id WHERE NOT a.stub"
+)
+
+
 async def get_agent(db: Db, zone_id: str, agent_id: str) -> dict[str, Any] | None:
-    """Return an agent of the zone, ended or not."""
-    statement = "SELECT * FROM agents WHERE zone_id = %s AND id = %s AND NOT stub"
-    rows = await select(db, statement, [zone_id, agent_id])
+    """Return an agent of the zone, ended or not, with its last heartbeat."""
+    rows = await select(db, f"{_SEEN} AND a.zone_id = %s AND a.id = %s", [zone_id, agent_id])
     return rows[0] if rows else None
 
 
-async def overdue_agents(db: Db, moment: datetime, limit: int) -> list[tuple[str, str]]:
-    """Return live agents whose time has run out at ``moment``, oldest first: (id, zone)."""
-    statement = (
+async def list_agents(db: Db, zone_id: str, page: IdPage) -> list[dict[str, Any]]:
+    """Return agents of any status, one more than the page holds."""
+    return await page_by_id(db, f"{_SEEN} AND a.zone_id = %s", [zone_id], page, "a.id")
+
+
+async def list_children(db: Db, zone_id: str, parent_id: str, page: IdPage) -> list[dict[str, Any]]:
+    """Return the direct children of an agent, of any status, one more than the page holds."""
+    statement = f"{_SEEN} AND a.zone_id = %s AND a.parent_id = %s"
+    return await page_by_id(db, statement, [zone_id, parent_id], page, "a.id")
+
+
+async def overdue_agents(db: Db, limit: int) -> list[tuple[str, str]]:
+    """Return live agents whose time has run out, oldest first: (id, zone)."""
+    return await ids_in_zones(
+        db,
         "SELECT id, zone_id FROM agents WHERE ended_at IS NULL AND NOT stub"
-        " AND spawned_at + make_interval(secs => ttl_seconds) < %s ORDER BY spawned_at LIMIT %s"
+        " AND spawned_at + make_interval(secs => ttl_seconds) < now() ORDER BY spawned_at LIMIT %s",
+        limit,
     )
-    rows = await select(db, statement, [moment, limit])
-    return [(row["id"], row["zone_id"]) for row in rows]
+
+
+async def orphaned_agents(db: Db, limit: int) -> list[tuple[str, str]]:
+    """Return live agents under an ancestor, an application or a zone that has ended: (id, zone)."""
+    return await ids_in_zones(
+        db,
+        "SELECT a.id, a.zone_id FROM agents a WHERE a.ended_at IS NULL AND NOT a.stub AND ("
+        " EXISTS (SELECT FROM applications p WHERE p.id = a.application_id"
+        " AND p.ended_at IS NOT NULL)"
+        " OR EXISTS (SELECT FROM zones z WHERE z.id = a.zone_id AND z.ended_at IS NOT NULL)"
+        " OR EXISTS (SELECT FROM jsonb_array_elements_text(a.ancestors) AS above (id)"
+        " JOIN agents o ON o.id = above.id WHERE o.ended_at IS NOT NULL)"
+        ") ORDER BY a.depth, a.id LIMIT %s",
+        limit,
+    )
+
+
+async def lapsed_agents(db: Db, limit: int) -> list[tuple[str, str]]:
+    """Return active services whose lease is over by fact and by telemetry: (id, zone)."""
+    return await ids_in_zones(
+        db,
+        "SELECT a.id, a.zone_id FROM agents a LEFT JOIN agent_heartbeats h ON h.agent_id = a.id"
+        " WHERE a.ended_at IS NULL AND NOT a.stub AND a.kind = 'service' AND a.status = 'active'"
+        " AND greatest(a.heartbeat_deadline_at, h.heartbeat_deadline_at) < now()"
+        " ORDER BY a.heartbeat_deadline_at LIMIT %s",
+        limit,
+    )

@@ -6,12 +6,14 @@ down), so their rows are brought up to the log's end in memory.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from caracal.events.agent_graph import AgentGraph
 from caracal.events.store.entries import EntryId, LogReader
 from caracal.events.topics import Topic
 from caracal.projections.agent import AGENTS, agents
 from caracal.projections.delegation import DELEGATIONS, delegations
-from caracal.projections.memory import MemoryTable, apply
+from caracal.projections.memory import MemoryTable, Row, apply
 from caracal.projections.query import Db, select
 from caracal.projections.runner import checkpoint
 
@@ -30,16 +32,12 @@ async def zone_graph(db: Db, zone_id: str) -> AgentGraph:
         table.load(await select(db, statement, [zone_id]))
     for topic, place in places:
         await _catch_up(db, zone_id, tables, topic, place)
-    return graph_of(zone_id, *tables.values())
+    return graph_of(zone_id, *[await _live(db, zone_id, table) for table in tables.values()])
 
 
-def graph_of(zone_id: str, agents_: MemoryTable, edges: MemoryTable) -> AgentGraph:
-    """Return the graph of a zone from the tables that a process holds."""
-    found = (
-        {row["id"]: row for row in table.rows.values() if _is_live(zone_id, row)}
-        for table in (agents_, edges)
-    )
-    return AgentGraph(zone_id, *found)
+def graph_of(zone_id: str, agents_: Iterable[Row], edges: Iterable[Row]) -> AgentGraph:
+    """Return the graph of a zone from its live rows, as a process holds them."""
+    return AgentGraph(zone_id, *({row["id"]: row for row in rows} for rows in (agents_, edges)))
 
 
 async def _behind(db: Db, topic: Topic) -> EntryId:
@@ -55,6 +53,18 @@ async def _catch_up(
         if fact.zone_id == zone_id:
             for one in _PROJECTIONS:
                 apply(tables, one.reduce(fact))
+
+
+async def _live(db: Db, zone_id: str, table: MemoryTable) -> list[Row]:
+    """Return the rows that live, by the table in memory and by the read model.
+
+    Topics have no order among each other: what the read model has ended already, and was not
+    loaded for that, may have begun anew here from a topic that is behind.
+    """
+    rows = [row for row in table.rows.values() if _is_live(zone_id, row)]
+    statement = f"SELECT id FROM {table.table.name} WHERE id = ANY(%s) AND ended_at IS NOT NULL"
+    ended = {row["id"] for row in await select(db, statement, [[row["id"] for row in rows]])}
+    return [row for row in rows if row["id"] not in ended]
 
 
 def _is_live(zone_id: str, row: dict[str, object]) -> bool:

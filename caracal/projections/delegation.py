@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from caracal.events.agent import Agent
@@ -12,7 +13,7 @@ from caracal.events.topics import FACT_TOPIC_OF
 from caracal.events.zone import Zone
 from caracal.projections.memory import RecentTable
 from caracal.projections.projection import Projection
-from caracal.projections.query import Db, select
+from caracal.projections.query import Db, ids_in_zones, select
 from caracal.projections.table import Mark, Merged, Operation, Remove, Table, end, put
 
 DELEGATIONS = Table(
@@ -40,6 +41,7 @@ DELEGATIONS = Table(
         "(zone_id, target_session_id, id DESC)",
         "(zone_id, source_session_id, id DESC)",
         "(expires_at) WHERE ended_at IS NULL",
+        "(coalesce(revoked_at, expires_at)) WHERE ended_at IS NOT NULL",
     ),
 )
 
@@ -87,3 +89,24 @@ async def get_delegation(db: Db, zone_id: str, edge_id: str) -> dict[str, Any] |
     statement = "SELECT * FROM delegations WHERE zone_id = %s AND id = %s AND NOT stub"
     rows = await select(db, statement, [zone_id, edge_id])
     return rows[0] if rows else None
+
+
+async def overdue_delegations(db: Db, limit: int) -> list[tuple[str, str]]:
+    """Return active edges past their end, oldest first: (id, zone)."""
+    return await ids_in_zones(
+        db,
+        "SELECT id, zone_id FROM delegations WHERE ended_at IS NULL AND NOT stub"
+        " AND expires_at < now() ORDER BY expires_at LIMIT %s",
+        limit,
+    )
+
+
+async def outlived_delegations(db: Db, kept: timedelta, limit: int) -> list[tuple[str, str]]:
+    """Return edges that ended more than ``kept`` ago, oldest first: (id, zone)."""
+    return await ids_in_zones(
+        db,
+        "SELECT id, zone_id FROM delegations WHERE ended_at IS NOT NULL AND NOT stub"
+        " AND coalesce(revoked_at, expires_at) < now() - %s ORDER BY ended_at LIMIT %s",
+        limit,
+        kept,
+    )

@@ -5,12 +5,10 @@ What a caller is shown comes from the aggregate itself; this serves lists and th
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from caracal.events.base import Fact
 from caracal.events.invocation import Invocation
 from caracal.projections.projection import Projection
-from caracal.projections.query import Db, select
+from caracal.projections.query import Db, ids_in_zones
 from caracal.projections.table import Change, Put, Table, change, put
 
 INVOCATIONS = Table(
@@ -57,11 +55,11 @@ def moved(fact: Fact) -> Change:
     return Change(INVOCATIONS, fact.aggregate_id, {"status": fact.name.partition(".")[2]})
 
 
-async def overdue_invocations(db: Db, moment: datetime, limit: int) -> list[tuple[str, str]]:
-    """Return running invocations past their deadline at ``moment``: (id, zone)."""
-    statement = (
+async def overdue_invocations(db: Db, limit: int) -> list[tuple[str, str]]:
+    """Return running invocations past their deadline: (id, zone)."""
+    return await ids_in_zones(
+        db,
         "SELECT id, zone_id FROM invocations WHERE status IN ('running', 'cancel_requested')"
-        " AND deadline_at < %s ORDER BY deadline_at LIMIT %s"
+        " AND deadline_at < now() ORDER BY deadline_at LIMIT %s",
+        limit,
     )
-    rows = await select(db, statement, [moment, limit])
-    return [(row["id"], row["zone_id"]) for row in rows]

@@ -60,6 +60,11 @@ class MemoryTable:
 
         return look_up
 
+    @property
+    def live_rows(self) -> int:
+        """Return how many rows are of live things; walks them all."""
+        return sum(1 for row in self.rows.values() if row["ended_at"] is None)
+
     def live(self, row_id: str) -> Row | None:
         """Return the row of a live thing; None when it is unknown or has ended."""
         row = self.rows.get(row_id)

@@ -23,6 +23,15 @@ class Page:
     after: tuple[datetime, str] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class IdPage:
+    """A page of a list by id: rows beyond ``after``, at most ``limit``; newest first by default."""
+
+    limit: int
+    after: str | None = None
+    oldest_first: bool = False
+
+
 async def one(db: Db, table: Table, **equal: Any) -> dict[str, Any] | None:
     """Return the live row whose columns have these values; None when there is none."""
     rows = await select(db, f"{_live(table)}{_equal(equal)} LIMIT 1", list(equal.values()))
@@ -82,6 +91,24 @@ async def moments(
     )
 
 
+async def page_by_id(
+    db: Db, statement: str, arguments: list[Any], page: IdPage, column: str = "id"
+) -> list[dict[str, Any]]:
+    """Return a page of a query that has a ``WHERE``, with one row more when more follow."""
+    beyond, order = (">", "ASC") if page.oldest_first else ("<", "DESC")
+    if page.after is not None:
+        statement, arguments = f"{statement} AND {column} {beyond} %s", [*arguments, page.after]
+    return await select(
+        db, f"{statement} ORDER BY {column} {order} LIMIT %s", [*arguments, page.limit + 1]
+    )
+
+
+async def is_row(db: Db, table: Table, zone_id: str, row_id: str) -> bool:
+    """Say whether the zone's collection has such a row, ended or not."""
+    statement = f"SELECT FROM {table.name} WHERE zone_id = %s AND id = %s AND NOT stub"
+    return bool(await select(db, statement, [zone_id, row_id]))
+
+
 async def select(db: Db, statement: str, arguments: list[Any]) -> list[dict[str, Any]]:
     """Run a query and return its rows as dictionaries."""
     async with db.cursor(row_factory=dict_row) as cursor:
@@ -89,9 +116,12 @@ async def select(db: Db, statement: str, arguments: list[Any]) -> list[dict[str,
         return await cursor.fetchall()
 
 
-async def ids_in_zones(db: Db, statement: str, limit: int) -> list[tuple[str, str]]:
-    """Run a sweeper's query, which takes its limit; return (id, zone) of each row."""
-    return [(row["id"], row["zone_id"]) for row in await select(db, statement, [limit])]
+async def ids_in_zones(
+    db: Db, statement: str, limit: int, *arguments: Any
+) -> list[tuple[str, str]]:
+    """Run a sweeper's query, which takes its limit last; return (id, zone) of each row."""
+    rows = await select(db, statement, [*arguments, limit])
+    return [(row["id"], row["zone_id"]) for row in rows]
 
 
 def _live(table: Table) -> str:

@@ -1,4 +1,4 @@
-"""Ends that take sessions with them: of a grant, an application, a zone.
+"""Ends that take others with them: of a grant, an application, a zone.
 
 The read model may lag (the worker may even be down), so a cascade lists its rows *and* what the
 log has after their checkpoint. What is committed while it lists stands below the cascade's own
@@ -16,12 +16,14 @@ from typing import Any, Generic
 
 from caracal import clock
 from caracal.errors import CaracalError
+from caracal.events.agent_graph import NOTHING, AgentGraph
 from caracal.events.application import Application, ArchiveReason
 from caracal.events.base import Aggregate, Fact, Fall
 from caracal.events.session import Session
 from caracal.events.store.entries import LogReader
 from caracal.events.store.log import Log, Saved, Thing, retrying
 from caracal.events.topics import FACT_TOPIC_OF
+from caracal.projections.agent_graph import zone_graph
 from caracal.projections.query import Db
 from caracal.projections.runner import checkpoint
 from caracal.projections.session import live_sessions, sessions
@@ -82,20 +84,30 @@ class Ground:
     log: Log
     database: Callable[[], AbstractAsyncContextManager[Db]]
 
+    async def graph(self, zone_id: str) -> AgentGraph:
+        """Return the agents and edges of a zone, with all that has been committed by now."""
+        async with self.database() as db:
+            return await zone_graph(db, zone_id)
+
 
 @dataclass(frozen=True, slots=True)
 class Cascade(Generic[Thing]):
-    """What a kind of root is, how it ends, and what falls with it."""
+    """What a kind of root is, how it ends, and what falls with it.
+
+    ``whose`` are its sessions. ``hangs`` tells its agents and edges, and those that still hang
+    on what has fallen with it before; without it there are none.
+    """
 
     kind: type[Thing]
     whose: Callable[[Thing], Whose]
     end: Callable[[Thing, Fall], None]
     end_late: Callable[[Thing, Fall], None]
+    hangs: Callable[[AgentGraph, Thing, Fall], Fall] | None = None
 
     def command(
         self, ground: Ground, thing_id: str, zone_id: str, missing: CaracalError
     ) -> Callable[[], Awaitable[Saved]]:
-        """Return the command that ends a root with its sessions; run it by ``retrying``.
+        """Return the command that ends a root with what falls; run it by ``retrying``.
 
         It raises ``missing`` when there is no such thing, or the decision's refusal.
         """
@@ -109,21 +121,22 @@ class Cascade(Generic[Thing]):
         return command
 
     async def ended(self, ground: Ground, things: Sequence[Thing], *others: Aggregate) -> Saved:
-        """End roots with their sessions, in one transaction with ``others``; then what is late.
+        """End roots of a zone with what falls, in one transaction with ``others``; then the late.
 
         Raises:
             VersionConflict, CaracalError: another command was faster, or the decision's refusal.
         """
-        fallen = await self._begun(ground, things)
+        begun, hung = await self._begun(ground, things), await self._hung(ground, things, {})
         for thing in things:
-            self.end(thing, Fall.of_sessions(fallen[thing.aggregate_id]))
+            sessions = Fall.of_sessions(begun[thing.aggregate_id])
+            self.end(thing, sessions | hung[thing.aggregate_id])
         saved = await ground.log.save(*things, *others)
         if (position := saved.position) is None:
             return saved
 
         async def again() -> Saved:
-            begun = await self._begun(ground, things)
-            return await self._end_late(ground, _late(begun, fallen, position))
+            late = _late(await self._begun(ground, things), begun, position)
+            return await self._end_late(ground, late, await self._hung(ground, things, hung))
 
         return Saved((*saved.events, *(await retrying(again)).events))
 
@@ -132,10 +145,29 @@ class Cascade(Generic[Thing]):
         async with ground.database() as db:
             return await sessions_of(db, whose)
 
-    async def _end_late(self, ground: Ground, late: dict[str, list[str]]) -> Saved:
-        things = await ground.log.find_all(self.kind, late)
+    async def _hung(
+        self, ground: Ground, things: Sequence[Thing], after: Mapping[str, Fall]
+    ) -> dict[str, Fall]:
+        """Return the agents and edges of roots; what hangs on two of them falls with the first."""
+        hung = {thing.aggregate_id: NOTHING for thing in things}
+        if self.hangs is None or not things:
+            return hung
+        graph = await ground.graph(str(things[0].zone_id))
+        seen: frozenset[str] = frozenset()
         for thing in things:
-            self.end_late(thing, Fall.of_sessions(late[thing.aggregate_id]))
+            thing_id = thing.aggregate_id
+            hung[thing_id] = self.hangs(graph, thing, after.get(thing_id, NOTHING)).without(seen)
+            seen |= hung[thing_id].ids
+        return hung
+
+    async def _end_late(
+        self, ground: Ground, late: Mapping[str, list[str]], hung: Mapping[str, Fall]
+    ) -> Saved:
+        falls = {one: Fall.of_sessions(late.get(one, ())) | fall for one, fall in hung.items()}
+        falls = {one: fall for one, fall in falls.items() if fall}
+        things = await ground.log.find_all(self.kind, falls)
+        for thing in things:
+            self.end_late(thing, falls[thing.aggregate_id])
         return await ground.log.save(*things)
 
 
@@ -155,4 +187,5 @@ def application_cascade(reason: ArchiveReason = "requested") -> Cascade[Applicat
         whose=lambda app: Whose(str(app.zone_id), {"application_id": app.aggregate_id}),
         end=lambda app, fall: app.archive(fall, reason),
         end_late=Application.archive_late,
+        hangs=lambda graph, app, after: graph.of_application(app.aggregate_id, after),
     )

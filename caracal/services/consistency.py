@@ -1,9 +1,24 @@
-"""``Caracal-Min-Position``: what a caller may ask of a service's view."""
+"""``Caracal-Min-Position``: answer only when a service's view has come that far."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from caracal.errors import BadInput, Unavailable
-from caracal.services.http import Scope, header
+from caracal.services.http import App, Receive, Scope, Send, header
+
+
+class MinPosition:
+    """ASGI layer that waits, at most 2 s, until ``reached`` says that a position is there."""
+
+    def __init__(self, app: App, reached: Callable[[int], Awaitable[bool]]) -> None:
+        self._app, self._reached = app, reached
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        position = min_position(scope) if scope["type"] == "http" else None
+        if position is not None and not await self._reached(position):
+            raise lagging()
+        await self._app(scope, receive, send)
 
 
 def min_position(scope: Scope) -> int | None:

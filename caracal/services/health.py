@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import orjson
@@ -13,7 +11,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from caracal import __version__
-from caracal.errors import MethodNotAllowed, TooMany, Unauthenticated
+from caracal.errors import CaracalError, MethodNotAllowed, TooMany, Unauthenticated
 from caracal.events.store.redis import GONE
 from caracal.projections.tail import Tail
 from caracal.services.connections import Pool
@@ -24,18 +22,27 @@ from caracal.services.http import (
     Receive,
     Scope,
     Send,
+    client_address,
     header,
     is_bearer,
     request_id_of,
     respond,
     respond_error,
 )
+from caracal.services.windows import Window
 from caracal.settings import Settings
 
 _READY_SECONDS = 2.0
 _PROMETHEUS_TEXT = b"text/plain; version=0.0.4; charset=utf-8"
 Check = Callable[[], Awaitable[str | None]]
-"""Returns the reason for which the service is not ready; None when it is."""
+"""Returns the reason for which the service is not ready; None when it is.
+
+``reason:name`` names what it depends on; without a name that is the reason's first word.
+"""
+Limit = Callable[[str], Awaitable[None]]
+"""Counts a request of an address; raises ``TooMany``."""
+Guard = Callable[[Scope], CaracalError | None]
+"""Returns why a request may not see the metrics; None when it may."""
 Details = Callable[[], dict[str, Any]]
 Counters = Callable[[], dict[str, Any]]
 
@@ -43,14 +50,19 @@ Counters = Callable[[], dict[str, Any]]
 class Health:
     """The operational routes of one service."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, *, ready_limit: Limit | None = None, guard: Guard | None = None
+    ) -> None:
+        """Make them; by default each process counts readiness checks alone, and the metrics'
+        ``guard`` is ``METRICS_BEARER`` when it is set."""
         self._settings = settings
+        self._ready_limit, self._guard = ready_limit or self._check_limit, guard or self._bearer
         self._checks: list[Check] = []
         self._soft_checks: list[Check] = []
         self._details: list[Details] = []
         self._counters: Counters = dict
         self._prefix = f"caracal_{settings.service}_"
-        self._asked: dict[str, deque[float]] = {}
+        self._asked = Window(settings.ready_rate_limit_per_min)
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -106,13 +118,16 @@ class Health:
         await _json(scope, send, 200, {"ok": True})
 
     async def _ready(self, scope: Scope, send: Send) -> None:
-        if self._too_often(scope):
-            refusal = TooMany("rate_limited", "too many readiness checks", retry_after=60)
+        try:
+            await self._ready_limit(client_address(scope))
+        except TooMany as refusal:
             await respond_error(send, refusal, request_id_of(scope), HARDENING)
-        elif draining.is_set():
+            return
+        if draining.is_set():
             await _json(scope, send, 503, {"ok": False, "draining": True})
         elif (reason := await _first(self._checks)) is not None:
-            name = reason.partition("_")[0]
+            reason, _, name = reason.partition(":")
+            name = name or reason.partition("_")[0]
             body = {"ok": False, "error": reason, "reason": reason, "dependency": name}
             await _json(scope, send, 503, body)
         else:
@@ -124,17 +139,14 @@ class Health:
                 body |= {"degraded": True, "reason": reason}
             await _json(scope, send, 200, body)
 
-    def _too_often(self, scope: Scope) -> bool:
-        limit = self._settings.ready_rate_limit_per_min
-        address = (scope.get("client") or ("-",))[0]
-        if len(self._asked) > 1000:
-            self._asked.clear()
-        fresh: deque[float] = deque(maxlen=limit + 1)
-        asked, now = self._asked.setdefault(address, fresh), time.monotonic()
-        while asked and now - asked[0] > 60:
-            asked.popleft()
-        asked.append(now)
-        return bool(limit) and len(asked) > limit
+    async def _check_limit(self, address: str) -> None:
+        self._asked.enter(address)
+
+    def _bearer(self, scope: Scope) -> CaracalError | None:
+        expected = self._settings.metrics_bearer
+        if not expected or is_bearer(scope, expected):
+            return None
+        return Unauthenticated("invalid_token", "a valid bearer token is needed")
 
     def _tail_check(self, tail: Tail, reason: str) -> Check:
         async def check() -> str | None:
@@ -143,9 +155,7 @@ class Health:
         return check
 
     async def _metrics(self, scope: Scope, send: Send) -> None:
-        expected = self._settings.metrics_bearer
-        if expected and not is_bearer(scope, expected):
-            refusal = Unauthenticated("invalid_token", "the token of the metrics is needed")
+        if (refusal := self._guard(scope)) is not None:
             await respond_error(send, refusal, request_id_of(scope), HARDENING)
         elif b"application/json" in (header(scope, b"accept") or b""):
             await _json(scope, send, 200, self._counters())
@@ -155,8 +165,26 @@ class Health:
 
     def collect(self) -> list[Metric]:
         """Return the counters for Prometheus; nested names are joined by ``_``."""
-        flat = _flat(self._counters(), self._prefix)
-        return [_metric(name, value) for name, value in flat.items()]
+        counters = self._counters()
+        flat = _flat(counters, self._prefix)
+        labelled = [_labelled(name, v) for name, v in counters.items() if isinstance(v, ByLabel)]
+        return [*(_metric(name, value) for name, value in flat.items()), *labelled]
+
+
+class ByLabel(dict[str, int]):
+    """Counts by the values of one label; the contract gives the metric its whole name."""
+
+    def __init__(self, label: str, counts: Mapping[str, int]) -> None:
+        super().__init__(counts)
+        self.label = label
+
+
+def _labelled(name: str, counts: ByLabel) -> Metric:
+    words = name.removeprefix("caracal_").removesuffix("_total").replace("_", " ")
+    family = CounterMetricFamily(name, f"Count of {words}.", labels=[counts.label])
+    for value, count in sorted(counts.items()):
+        family.add_metric([value], count)
+    return family
 
 
 def _metric(name: str, value: float) -> Metric:
@@ -170,7 +198,10 @@ def _metric(name: str, value: float) -> Metric:
 def _flat(counters: dict[str, Any], prefix: str) -> dict[str, float]:
     flat: dict[str, float] = {}
     for name, value in counters.items():
-        clean = f"{prefix}{name}".replace(".", "_").replace("-", "_")
+        if isinstance(value, ByLabel):
+            continue
+        whole = name if name.startswith("caracal_") else f"{prefix}{name}"
+        clean = whole.replace(".", "_").replace("-", "_")
         if isinstance(value, dict):
             flat |= _flat(value, f"{clean}_")
         elif isinstance(value, int | float):

@@ -39,15 +39,25 @@ class _Entry:
 
 
 class JwksCache:
-    """Keys per zone: 5 minutes fresh, then served while one refetch runs, dropped an hour later.
+    """Keys per zone: 5 minutes fresh, then served while one refetch runs, dropped later.
 
     ``fetch`` gets a zone id and returns the body of its key set (:func:`jwks_fetcher`); it may
     raise ``aiohttp.ClientError``, ``OSError``, ``ValueError`` or a ``CaracalError``.
+    ``stale_life`` is how much later, in seconds; of more than ``max_zones`` the least recently
+    used goes.
     """
 
-    def __init__(self, fetch: Fetch, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        fetch: Fetch,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        stale_life: float = STALE_LIFE,
+        max_zones: int = MAX_ZONES,
+    ) -> None:
         self._fetch = fetch
         self._clock = clock
+        self._stale_life, self._max_zones = stale_life, max_zones
         self._zones: OrderedDict[str, _Entry] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -59,7 +69,7 @@ class JwksCache:
         """
         entry = self._entry(zone_id)
         now = self._clock()
-        if now >= entry.expires + STALE_LIFE or not entry.keys:
+        if now >= entry.expires + self._stale_life or not entry.keys:
             await self._need(zone_id, entry)
         elif now >= entry.expires:
             self._start(zone_id, entry)
@@ -82,7 +92,7 @@ class JwksCache:
         entry = self._zones.get(zone_id)
         if entry is None:
             entry = self._zones[zone_id] = _Entry()
-            if len(self._zones) > MAX_ZONES:
+            if len(self._zones) > self._max_zones:
                 self._zones.popitem(last=False)
         else:
             self._zones.move_to_end(zone_id)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ from caracal.events.store.audit_writer import AuditWriter
 from caracal.ids import new_id
 from caracal.services.http import App, Message, Receive, Scope, Send, client_address, raw_path
 from caracal.services.windows import Window
+from caracal.settings import Settings
 from caracal.tasks import cancelled
 
 logger = logging.getLogger(__name__)
@@ -151,6 +152,23 @@ class RefusedRequests:
                 logger.exception("refused requests are not on record")
             for _ in events:
                 self._queue.task_done()
+
+
+async def recording(
+    settings: Settings, stack: AsyncExitStack, **limits: int
+) -> tuple[AuditWriter, RefusedRequests]:
+    """Begin to write refusals, for as long as ``stack``; ``limits`` of :class:`RefusedRequests`."""
+    writer = AuditWriter(
+        database_url=settings.database_url,
+        redis_url=settings.redis_url,
+        keys=settings.audit_hmac_key,
+    )
+    await writer.start()
+    stack.push_async_callback(writer.stop)
+    refused = RefusedRequests(writer, **limits)
+    await refused.start()
+    stack.push_async_callback(refused.stop)
+    return writer, refused
 
 
 class Recorded:

@@ -1,4 +1,4 @@
-"""Counts in fixed windows of time, in memory of one process."""
+"""Limits by counts in fixed windows: of one process, or of all replicas by Redis."""
 
 from __future__ import annotations
 
@@ -6,9 +6,16 @@ import time
 from collections import OrderedDict
 
 from caracal.errors import TooMany
+from caracal.events.store.redis import GONE
+from caracal.events.store.redis_line import RedisLine, script
 
 _MINUTE = 60.0
 _MAX_KEYS = 10_000
+_COUNT = """
+local n = redis.call('INCR', KEYS[1])
+if n == 1 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
+return n
+"""
 
 
 class Window:
@@ -53,3 +60,50 @@ class Window:
         """
         self.check(key)
         self.add(key)
+
+
+class SharedWindow:
+    """Counts of all replicas under ``prefix``; each process counts alone while Redis is gone.
+
+    A window begins with its first count; ``by_clock`` with the minute, whose number its key has.
+    0: no limit.
+    """
+
+    def __init__(
+        self,
+        redis: RedisLine,
+        prefix: str,
+        limit: int,
+        seconds: float = _MINUTE,
+        code: str = "rate_limited",
+        *,
+        by_clock: bool = False,
+    ) -> None:
+        self._redis, self._prefix, self._limit = redis, prefix, limit
+        self._seconds, self._code, self._by_clock = seconds, code, by_clock
+        self._alone = Window(limit, seconds, code)
+
+    async def enter(self, key: str) -> None:
+        """Count ``key`` once more, and refuse it over the limit.
+
+        Raises:
+            TooMany: 429, with the window's code.
+        """
+        if not self._limit:
+            return
+        name, life, left = self._window(f"{self._prefix}:{key}")
+        try:
+            count = await script(self._redis, _COUNT, [name], [int(life * 1000)])
+        except GONE:
+            self._alone.enter(key)
+        else:
+            if int(count) > self._limit:
+                wait = int(left) + 1
+                raise TooMany(self._code, "too many requests; slow down", retry_after=wait)
+
+    def _window(self, name: str) -> tuple[str, float, float]:
+        """Return key, life and rest of the running window; by the clock it outlives its end."""
+        if not self._by_clock:
+            return name, self._seconds, 0.0
+        number, passed = divmod(time.time(), self._seconds)
+        return f"{name}:{int(number)}", self._seconds * 1.5, self._seconds - passed

@@ -4,11 +4,10 @@ import os
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-import redis
 
 from tests.api.running import Plane, plane, worker
 from tests.backbone import opened_log
-from tests.conftest import _create_database, _drop_database
+from tests.conftest import _create_database, _drop_database, last_redis
 
 
 @pytest.fixture(scope="package")
@@ -22,14 +21,7 @@ def api_database(postgres_url: str, template: str) -> Iterator[str]:
 @pytest.fixture(scope="package")
 def api_redis(request: pytest.FixtureRequest) -> str:
     """The last Redis database, emptied; the tests of other packages are not running now."""
-    given = os.environ.get("CARACAL_TEST_REDIS_URL")
-    base = given or request.getfixturevalue("servers").redis_url
-    with redis.Redis.from_url(base) as client:
-        last = int(client.config_get("databases")["databases"]) - 1
-    url = f"{base.partition('?')[0]}?db={last}"
-    with redis.Redis.from_url(url) as client:
-        client.flushdb()
-    return url
+    return last_redis(request)
 
 
 @pytest.fixture(scope="package")

@@ -248,6 +248,7 @@ def test_it_does_not_start_in_runtime_mode() -> None:
         "DATABASE_URL": "postgresql://x/y",
         "REDIS_URL": "redis://x",
         "FACTS_HMAC_KEY": "ab" * 32,
+        "AUDIT_HMAC_KEY": "ef" * 32,
         "ZONE_KEK": KEKS[0],
     }
     assert load_settings("api", given).is_runtime

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
 from caracal import clock
 from caracal.errors import NotFound
-from caracal.events.base import CASCADE_LIMIT
+from caracal.events.agent import Agent
+from caracal.events.agent_graph import AgentGraph
+from caracal.events.base import CASCADE_LIMIT, Aggregate
+from caracal.events.delegation import Delegation
 from caracal.events.session import Session
 from caracal.events.store.entries import LogReader
 from caracal.services import cascade
 from tests.api.running import Plane, plane, worker
 from tests.backbone import new_zone, opened_log
-from tests.making import in_zone, new_application, new_grant, new_resource, new_session
+from tests.making import (
+    in_zone,
+    new_agent,
+    new_application,
+    new_edge,
+    new_grant,
+    new_resource,
+    new_session,
+)
 
 
 async def status_of(api: Plane, zone: str) -> dict[str, str]:
@@ -160,6 +172,135 @@ async def test_a_session_begun_while_the_cascade_lists_ends_too(
     ]
 
 
+# --- agents and edges ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Grove:
+    """Agents of two applications: own -> below (of the other), alone; an edge between each two."""
+
+    own: Agent
+    below: Agent
+    alone: Agent
+    inward: Delegation
+    outward: Delegation
+    narrowed: Delegation
+
+    @classmethod
+    async def planted(cls, api: Plane, zone: str, app: str, other: str) -> Self:
+        session = new_session(app, zone_id=zone)
+        await api.log.save(session)
+        own = new_agent(session, zone_id=zone)
+        below = new_agent(session, zone_id=zone, parent=own, application_id=other)
+        alone, further = (new_agent(session, zone_id=zone, application_id=other) for _ in range(2))
+        inward, outward = (
+            new_edge(alone, own, zone_id=zone),
+            new_edge(below, further, zone_id=zone),
+        )
+        narrowed = new_edge(further, alone, parent=outward, zone_id=zone)
+        for thing in (own, below, alone, further, outward, narrowed):
+            await api.log.save(thing)
+        # closes no cycle: own has no edge onwards
+        await api.log.save(inward)
+        return cls(own, below, alone, inward, outward, narrowed)
+
+
+async def ended_ids(api: Plane, zone: str, table: str) -> set[str]:
+    async with api.database() as db:
+        cursor = await db.execute(
+            f"SELECT id FROM {table} WHERE zone_id = %s AND ended_at IS NOT NULL", (zone,)
+        )
+        return {row[0] for row in await cursor.fetchall()}
+
+
+def id_set(*things: Aggregate) -> set[str]:
+    return {thing.aggregate_id for thing in things}
+
+
+async def test_an_archived_application_ends_its_agents_and_edges(api: Plane) -> None:
+    zone, on = await world(api)
+    app, other = on["application_id"], (await api.application(zone))["id"]
+    grove = await Grove.planted(api, zone, app, other)
+    await api.call("DELETE", f"/zones/{zone}/applications/{app}")
+    assert await ended_ids(api, zone, "agents") == id_set(grove.own, grove.below)
+    edges = id_set(grove.inward, grove.outward, grove.narrowed)
+    assert await ended_ids(api, zone, "delegations") == edges
+    (event,) = await cascades(api, app)
+    assert [root["id"] for root in event["roots"] if root["anchor"] == "agent_session"] == [
+        grove.own.aggregate_id
+    ]
+    late = new_session(other, zone_id=zone)
+    await api.log.save(late)
+    with pytest.raises(NotFound, match="parent_not_found"):
+        await api.log.save(new_agent(late, zone_id=zone, parent=grove.below, application_id=other))
+
+
+async def test_an_archived_zone_ends_all_of_it(api: Plane) -> None:
+    zone, on = await world(api)
+    other = (await api.application(zone))["id"]
+    grove = await Grove.planted(api, zone, on["application_id"], other)
+    assert (await api.call("DELETE", f"/zones/{zone}")).status_code == 204
+    (event,) = await cascades(api, zone)
+    assert id_set(grove.own, grove.below, grove.alone) <= {one["id"] for one in event["agents"]}
+    assert len(event["agents"]) == 4
+    assert set(event["edges"]) == id_set(grove.inward, grove.outward, grove.narrowed)
+    assert len(await ended_ids(api, zone, "agents")) == 4
+    assert len(await ended_ids(api, zone, "delegations")) == 3
+
+
+async def test_closing_registration_ends_the_agents_of_its_clients(api: Plane) -> None:
+    """What hangs on two clients falls with one of them."""
+    zone = await api.zone(dcr_enabled=True)
+    clients = [
+        (await api.made(f"/zones/{zone}/applications/dcr", {"name": "a"}))["id"] for _ in "ab"
+    ]
+    groves = [
+        await Grove.planted(api, zone, *clients),
+        await Grove.planted(api, zone, *clients[::-1]),
+    ]
+    body = {"dcr_enabled": False, "dcr_shutdown": "revoke_live"}
+    answer = await api.call("PATCH", f"/zones/{zone}", body)
+    assert answer.status_code == 200, answer.text
+    assert len(await ended_ids(api, zone, "agents")) == 8
+    events = [event for client in clients for event in await cascades(api, client)]
+    fallen = [one["id"] for event in events for one in event["agents"]]
+    assert len(fallen) == len(set(fallen)) == 8
+    edges = [one for event in events for one in event.get("edges", ())]
+    assert len(edges) == len(set(edges)) == 6
+    assert id_set(groves[0].own) < set(fallen)
+
+
+@pytest.mark.parametrize("kind", ["application", "zone"])
+async def test_an_agent_spawned_while_the_cascade_lists_ends_too(
+    api: Plane, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    zone, on = await world(api)
+    app, other = on["application_id"], (await api.application(zone))["id"]
+    grove = await Grove.planted(api, zone, app, other)
+    session = new_session(other, zone_id=zone)
+    await api.log.save(session)
+    listing, late = cascade.zone_graph, list[Aggregate]()
+
+    async def slow(db: Any, zone_id: str) -> AgentGraph:
+        graph = await listing(db, zone_id)
+        if not late:
+            child = new_agent(session, zone_id=zone, parent=grove.own, application_id=other)
+            edge = new_edge(child, grove.alone, zone_id=zone)
+            late.extend((child, edge))
+            await api.log.save(child)
+            await api.log.save(edge)
+        return graph
+
+    monkeypatch.setattr(cascade, "zone_graph", slow)
+    root = app if kind == "application" else zone
+    await api.call("DELETE", f"/zones/{zone}" + (f"/applications/{app}" if root == app else ""))
+    assert id_set(late[0]) <= await ended_ids(api, zone, "agents")
+    assert id_set(late[1]) <= await ended_ids(api, zone, "delegations")
+    events = await cascades(api, root)
+    assert [event["part"] for event in events] == [1, 2]
+    assert [one["id"] for one in events[1]["agents"]] == [late[0].aggregate_id]
+
+
 @pytest.fixture
 async def alone(database_url: str, redis_url: str) -> AsyncIterator[Plane]:
     """An API without a worker; its answers to mutations are all pending."""
@@ -175,12 +316,16 @@ async def test_without_the_worker_nothing_is_missed(alone: Plane) -> None:
     await alone.log.save(made, app, resource, grant)
     session = await started(alone, zone, app.aggregate_id)
     own = await started(alone, zone, app.aggregate_id, subject_id="bob")
+    agent = new_agent(own, zone_id=zone)
+    await alone.log.save(agent)
     answer = await alone.call("DELETE", f"/zones/{zone}/grants/{grant.aggregate_id}")
     assert answer.status_code == 204
     assert answer.headers["caracal-consistency"] == "pending"
     (event,) = await cascades(alone, grant.aggregate_id)
     assert event["sessions"] == [session.aggregate_id]
     await alone.call("DELETE", f"/zones/{zone}/applications/{app.aggregate_id}")
+    (event,) = await cascades(alone, app.aggregate_id)
+    assert [one["id"] for one in event["agents"]] == [agent.aggregate_id]
     async with worker(alone.database_url, alone.redis_url):
         async with alone.database() as db:
             end = await LogReader(db).end()

@@ -15,7 +15,8 @@ from jsonschema import Draft202012Validator
 
 from caracal.services.api.app import ROUTERS
 from caracal.services.api.codes import STATUS_OF, declared
-from caracal.services.api.openapi import api_routes, operation_id
+from caracal.services.api.openapi import api_routes
+from caracal.services.documented import operation_id
 from tests.api.documented import document
 from tests.api.running import Plane
 

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from fastapi import FastAPI
 
-from caracal.services.api import refusals
+from caracal.services import refusals
 from caracal.services.http import Edge
 
 

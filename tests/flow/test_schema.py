@@ -5,29 +5,23 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Iterator
 from copy import deepcopy
 from typing import Any
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, Phase, given, settings
-from psycopg import AsyncConnection
-from redis.asyncio import Redis
 from schemathesis import Case, GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 from schemathesis.core.parameters import ParameterLocation
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from caracal.services.api.app import routes
-from tests.flow import oracle
 from tests.flow.conftest import Making
+from tests.flow.drawing import CASES, check_whole, each
 from tests.flow.product import OPERATOR, Product
 from tests.flow.tenant import Tenant, new_tenant
-from tests.flow.traffic import Book
 
-CASES = int(os.environ.get("CARACAL_SCHEMA_CASES", "5"))
 HEADERS = {"Authorization": f"Bearer {OPERATOR}"}
 
 
@@ -146,27 +140,8 @@ def test_any_input_gets_an_answer(
     path = path_of(label, known, mode)
     strategy = OPERATIONS[label].as_strategy(mode, **({"path_parameters": path} if path else {}))
 
-    @settings(
-        max_examples=CASES,
-        derandomize=True,
-        deadline=None,
-        database=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(strategy)
-    def send(case: Case) -> None:
-        check(product, case)
-
-    send()
+    each(strategy, lambda case: check(product, case))
 
 
 async def test_afterwards_the_read_models_are_whole(product: Product) -> None:
-    url = product.servers.database_url
-    async with (
-        await AsyncConnection.connect(url, autocommit=True) as db,
-        Redis.from_url(product.servers.redis_url) as redis,
-    ):
-        await oracle.check_topics(db, redis)
-        await oracle.check_read_models(url, db, redis, Book())
-    product.assert_alive()
+    await check_whole(product)

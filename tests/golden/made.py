@@ -14,6 +14,7 @@ from caracal.cli.flow import rows
 from caracal.events.catalogue import EVENTS, MEMBERS
 from caracal.projections import PROJECTIONS
 from caracal.services.api.app import routes
+from caracal.services.coordinator.app import document
 
 
 def flow() -> str:
@@ -51,6 +52,11 @@ def read_models() -> str:
 def openapi() -> str:
     """The OpenAPI of the control plane."""
     return _json(routes().openapi())
+
+
+def openapi_coordinator() -> str:
+    """The OpenAPI of the Coordinator."""
+    return _json(document())
 
 
 def command_line() -> str:
@@ -92,5 +98,6 @@ FILES: Mapping[str, Callable[[], str]] = {
     "events.json": events,
     "read_models.json": read_models,
     "openapi_api.json": openapi,
+    "openapi_coordinator.json": openapi_coordinator,
     "command_line.txt": command_line,
 }

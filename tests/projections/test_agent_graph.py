@@ -8,6 +8,7 @@ from psycopg import AsyncConnection
 
 from caracal.events.store.entries import LogReader
 from caracal.events.store.log import Log
+from caracal.events.topics import FACT_TOPIC_OF
 from caracal.events.zone import Zone
 from caracal.projections import PROJECTIONS, sql
 from caracal.projections.agent_graph import zone_graph
@@ -63,6 +64,28 @@ async def test_rows_and_log_give_one_graph(log: Log, db: AsyncConnection[Any]) -
         b.aggregate_id: "active",
     }
     assert set(lagging.edges) == {ab.aggregate_id}
+
+
+async def test_what_has_ended_does_not_begin_anew_from_a_topic_that_is_behind(
+    log: Log, db: AsyncConnection[Any]
+) -> None:
+    zone_id = (zone := new_zone()).aggregate_id
+    app = new_application(zone_id)
+    session = new_session(app.aggregate_id, zone_id=zone_id)
+    a, b = (new_agent(session, zone_id=zone_id) for _ in range(2))
+    ab = new_edge(a, b, zone_id=zone_id)
+    await log.save(zone, app, session)
+    await log.save(a, b, ab)
+    await project(db)
+    with in_zone(zone_id):
+        app.archive((await zone_graph(db, zone_id)).of_application(app.aggregate_id))
+    await log.save(app)
+    await project(db)
+    await db.execute("UPDATE checkpoints SET position = 0 WHERE topic <> %s", (_APPLICATIONS,))
+    assert await _told(db, zone_id) == ({}, {})
+
+
+_APPLICATIONS = FACT_TOPIC_OF["application.archived"].name
 
 
 async def _told(db: AsyncConnection[Any], zone_id: str) -> tuple[Any, Any]:

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Iterator
 
 import psycopg
 import pytest
-import redis
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
+from tests.conftest import last_redis
 from tests.sts.world import World, new_world
 
 _numbers = itertools.count(1)
@@ -32,14 +32,7 @@ def module_database_url(postgres_url: str, template: str) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def module_redis_url(request: pytest.FixtureRequest) -> str:
     """The last Redis database, empty, for all tests of a module."""
-    given = os.environ.get("CARACAL_TEST_REDIS_URL")
-    base = given or request.getfixturevalue("servers").redis_url
-    with redis.Redis.from_url(base) as client:
-        last = int(client.config_get("databases")["databases"]) - 1
-    url = f"{base.partition('?')[0]}?db={last}"
-    with redis.Redis.from_url(url) as client:
-        client.flushdb()
-    return url
+    return last_redis(request)
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,10 @@ from caracal.projections.admin_audit_event import list_admin_audit
 from caracal.projections.query import Page
 from caracal.services.api.call import Call, CallDep
 from caracal.services.api.codes import refuses
-from caracal.services.api.fields import Moment, Word, moment
-from caracal.services.api.models import Answer, Text
 from caracal.services.api.paging import LogPageDep, cut
-from caracal.services.api.path import ZoneId
+from caracal.services.fields import Moment, Word, moment
+from caracal.services.models import Answer, Text
+from caracal.services.path import ZoneId
 
 of_zone = APIRouter(prefix="/v1/zones/{zone_id}/admin-audit", tags=["admin audit"])
 of_all = APIRouter(prefix="/v1/admin-audit", tags=["admin audit"])

@@ -21,12 +21,13 @@ from caracal.events.admin_token import (
 from caracal.events.store.log import Saved
 from caracal.ids import new_id
 from caracal.projections.admin_token import list_admin_tokens
-from caracal.services.api.call import Call, CallDep, no_content
+from caracal.services.api.call import Call, CallDep
 from caracal.services.api.codes import refuses
-from caracal.services.api.fields import Id
-from caracal.services.api.models import Answer, Body, printable
 from caracal.services.api.paging import PageDep, cut
-from caracal.services.api.path import PathId
+from caracal.services.call import no_content
+from caracal.services.fields import Id
+from caracal.services.models import Answer, Body, printable
+from caracal.services.path import PathId
 
 router = APIRouter(prefix="/v1/admin-tokens", tags=["admin tokens"])
 

@@ -9,13 +9,10 @@ from typing import Any
 from fastapi import FastAPI
 
 from caracal import __version__
-from caracal.events.store.appender import Appender
-from caracal.events.store.audit_writer import AuditWriter
-from caracal.events.store.log import Log
 from caracal.events.store.redis import connect
 from caracal.events.store.vault import Vault
 from caracal.projections.tail import Tail
-from caracal.projections.waiter import Waiter
+from caracal.services import refusals
 from caracal.services.api import (
     admin_audit,
     admin_token,
@@ -35,7 +32,6 @@ from caracal.services.api import (
     policy_template,
     policy_validation,
     provider,
-    refusals,
     resource,
     seed,
     session,
@@ -43,17 +39,19 @@ from caracal.services.api import (
     zone,
 )
 from caracal.services.api.call import Api
-from caracal.services.api.consistency import MinPosition
 from caracal.services.api.door import Door, zone_of
 from caracal.services.api.hashing import Hashing
 from caracal.services.api.limits import Limits, Registrations
-from caracal.services.api.openapi import describe, operation_id
+from caracal.services.api.openapi import describe
 from caracal.services.api.uses import Uses
 from caracal.services.api.view import ApiView
-from caracal.services.connections import pool, rings
+from caracal.services.call import opened
+from caracal.services.connections import rings
+from caracal.services.consistency import MinPosition
+from caracal.services.documented import operation_id
 from caracal.services.health import Health
 from caracal.services.http import App, Edge
-from caracal.services.refused_requests import Actor, Recorded, RefusedRequests
+from caracal.services.refused_requests import Actor, Recorded, recording
 from caracal.settings import Settings
 
 ROUTERS = (
@@ -112,7 +110,12 @@ def create_app(settings: Settings) -> App:
         failures_per_min=settings.admin_auth_fail_limit_per_min,
         registrations=registrations,
     )
-    guarded = Door(MinPosition(app, lambda: app.state.api), view, limits, uses)
+
+    async def reached(position: int) -> bool:
+        api: Api = app.state.api
+        return await api.reached(position)
+
+    guarded = Door(MinPosition(app, reached), view, limits, uses)
     edge = Edge(
         guarded,
         body_limit=settings.api_body_limit_bytes,
@@ -154,15 +157,9 @@ def routes(lifespan: Lifespan | None = None, *, local_bootstrap: bool = True) ->
 
 
 async def _start(settings: Settings, view: ApiView, stack: AsyncExitStack) -> Api:
-    connections = await stack.enter_async_context(pool(settings))
-    appender = Appender(settings.database_url)
-    await appender.start()
-    stack.push_async_callback(appender.stop)
+    parts = await opened(settings, stack)
     hashing = Hashing(settings.argon2_parallel, settings.argon2_queue_max)
     stack.callback(hashing.stop)
-    waiter = Waiter(settings.database_url)
-    await waiter.start()
-    stack.push_async_callback(waiter.stop)
     view.tail = Tail(
         [view.tokens, view.zones],
         database_url=settings.database_url,
@@ -173,23 +170,12 @@ async def _start(settings: Settings, view: ApiView, stack: AsyncExitStack) -> Ap
     stack.push_async_callback(redis.aclose)
     await view.tail.start()
     stack.push_async_callback(view.tail.stop)
-    writer = AuditWriter(
-        database_url=settings.database_url,
-        redis_url=settings.redis_url,
-        keys=settings.audit_hmac_key,
-    )
-    await writer.start()
-    stack.push_async_callback(writer.stop)
-    refused = RefusedRequests(writer, unproven_per_min=settings.admin_auth_fail_limit_per_min)
-    await refused.start()
-    stack.push_async_callback(refused.stop)
+    unproven = settings.admin_auth_fail_limit_per_min
+    writer, refused = await recording(settings, stack, unproven_per_min=unproven)
     return Api(
-        settings=settings,
-        pool=connections,
-        log=Log(connections, appender),
+        *parts,
         vault=Vault(settings.zone_kek),
         hashing=hashing,
-        waiter=waiter,
         view=view,
         redis=redis,
         writer=writer,

@@ -25,14 +25,15 @@ from caracal.events.zone import dcr_disabled, dcr_key
 from caracal.ids import new_id
 from caracal.projections.application import get_application, list_applications
 from caracal.projections.policy_set import is_named_by_active_policy
-from caracal.services.api.call import Call, CallDep, no_content
+from caracal.services.api.call import Call, CallDep
 from caracal.services.api.codes import refuses
-from caracal.services.api.fields import HttpsUrl
-from caracal.services.api.models import Answer, Body, Name, Text
 from caracal.services.api.paging import PageDep, cut
-from caracal.services.api.path import PathId, ZoneId
 from caracal.services.api.public_keys import Jwks
+from caracal.services.call import no_content
 from caracal.services.cascade import application_cascade
+from caracal.services.fields import HttpsUrl
+from caracal.services.models import Answer, Body, Name, Text
+from caracal.services.path import PathId, ZoneId
 
 router = APIRouter(prefix="/v1/zones/{zone_id}/applications", tags=["applications"])
 

@@ -13,10 +13,10 @@ from caracal.events.store.redaction import redacted
 from caracal.projections.audit import list_decisions, trail_of_request
 from caracal.services.api.call import Call, CallDep
 from caracal.services.api.codes import refuses
-from caracal.services.api.fields import Moment, Word, moment
-from caracal.services.api.models import Answer
 from caracal.services.api.paging import LogPageDep, cut
-from caracal.services.api.path import PathId, ZoneId
+from caracal.services.fields import Moment, Word, moment
+from caracal.services.models import Answer
+from caracal.services.path import PathId, ZoneId
 
 router = APIRouter(prefix="/v1/zones/{zone_id}/audit", tags=["audit"])
 

@@ -13,7 +13,7 @@ from caracal.events.store.redaction import CREDENTIALS, redacted
 from caracal.services.api.audit import AuditDetail, trail_of
 from caracal.services.api.call import CallDep
 from caracal.services.api.codes import refuses
-from caracal.services.api.path import PathId, ZoneId
+from caracal.services.path import PathId, ZoneId
 
 router = APIRouter(prefix="/v1/zones/{zone_id}/audit", tags=["audit"])
 

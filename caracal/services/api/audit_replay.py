@@ -21,8 +21,8 @@ from caracal.projections.policy_set import recorded_bundle
 from caracal.services.api.audit import trail_of
 from caracal.services.api.call import Call, CallDep
 from caracal.services.api.codes import refuses
-from caracal.services.api.fields import Word
-from caracal.services.api.path import PathId, ZoneId
+from caracal.services.fields import Word
+from caracal.services.path import PathId, ZoneId
 
 router = APIRouter(prefix="/v1/zones/{zone_id}/audit", tags=["audit"])
 

@@ -12,7 +12,7 @@ from caracal.events.store.log import Saved
 from caracal.projections.audit_retention import kept_days
 from caracal.services.api.call import CallDep
 from caracal.services.api.codes import refuses
-from caracal.services.api.models import Answer, Body
+from caracal.services.models import Answer, Body
 
 router = APIRouter(prefix="/v1/audit-retention", tags=["audit"])
 

@@ -26,10 +26,10 @@ from caracal.events.store.vault import Unreadable
 from caracal.events.zone import Zone
 from caracal.services.api.call import Call, CallDep
 from caracal.services.api.codes import refuses
-from caracal.services.api.models import Body
 from caracal.services.api.policy_contract import SCHEMA_VERSION
 from caracal.services.api.signing_key import key_pair, newest_of
 from caracal.services.api.zone import new_data_key
+from caracal.services.models import Body
 from caracal.services.proxy_headers import is_local
 
 router = APIRouter(prefix="/v1/local", tags=["local"])

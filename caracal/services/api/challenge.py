@@ -13,9 +13,9 @@ from caracal.events.challenge import Challenge, challenge_not_found, challenge_o
 from caracal.projections.challenge import get_challenge, list_challenges
 from caracal.services.api.call import CallDep
 from caracal.services.api.codes import refuses
-from caracal.services.api.models import Answer, Body, Name
 from caracal.services.api.paging import PageDep, cut
-from caracal.services.api.path import PathId, ZoneId
+from caracal.services.models import Answer, Body, Name
+from caracal.services.path import PathId, ZoneId
 
 router = APIRouter(prefix="/v1/zones/{zone_id}/step-up-challenges", tags=["step-up challenges"])
 

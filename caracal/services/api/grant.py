@@ -15,13 +15,14 @@ from caracal.events.resource import Resource, resource_not_found
 from caracal.events.store.log import Saved
 from caracal.ids import new_id
 from caracal.projections.grant import get_grant, list_grants
-from caracal.services.api.call import Call, CallDep, no_content
+from caracal.services.api.call import Call, CallDep
 from caracal.services.api.codes import refuses
-from caracal.services.api.fields import Id, one_of_names
-from caracal.services.api.models import Answer, Body, Name
 from caracal.services.api.paging import PageDep, cut
-from caracal.services.api.path import PathId, ZoneId
+from caracal.services.call import no_content
 from caracal.services.cascade import Cascade, Whose
+from caracal.services.fields import Id, one_of_names
+from caracal.services.models import Answer, Body, Name
+from caracal.services.path import PathId, ZoneId
 
 router = APIRouter(prefix="/v1/zones/{zone_id}/grants", tags=["grants"])
 

@@ -3,18 +3,12 @@ of registrations, per zone, in Redis for all replicas."""
 
 from __future__ import annotations
 
-from caracal.errors import TooMany
-from caracal.events.store.redis import GONE, connect
-from caracal.events.store.redis_line import RedisLine, script
-from caracal.services.windows import Window
+from caracal.events.store.redis import connect
+from caracal.events.store.redis_line import RedisLine
+from caracal.services.windows import SharedWindow, Window
 
 _REGISTRATIONS, _SECOND = 10, 1.0
 _REDIS_SECONDS = 0.5  # that a registration waits for Redis
-_COUNT = """
-local n = redis.call('INCR', KEYS[1])
-if n == 1 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
-return n
-"""
 
 
 class Registrations:
@@ -23,7 +17,8 @@ class Registrations:
     def __init__(self, redis_url: str) -> None:
         self._redis = connect(redis_url, timeout=_REDIS_SECONDS)
         self._line = RedisLine(self._redis, timeout=_REDIS_SECONDS)
-        self._alone = Window(_REGISTRATIONS, _SECOND, "dcr_rate_limit_exceeded")
+        code = "dcr_rate_limit_exceeded"
+        self._window = SharedWindow(self._line, "rl:dcr", _REGISTRATIONS, _SECOND, code)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -36,14 +31,7 @@ class Registrations:
         Raises:
             TooMany: 429 ``dcr_rate_limit_exceeded``.
         """
-        try:
-            milliseconds = int(_SECOND * 1000)
-            count = await script(self._line, _COUNT, [f"rl:dcr:{zone_id}"], [milliseconds])
-        except GONE:
-            self._alone.enter(zone_id)
-        else:
-            if int(count) > _REGISTRATIONS:
-                raise TooMany("dcr_rate_limit_exceeded", "too many registrations; slow down")
+        await self._window.enter(zone_id)
 
 
 class Limits:

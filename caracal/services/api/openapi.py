@@ -20,8 +20,7 @@ from caracal.services.api import examples
 from caracal.services.api.codes import STATUS_OF, TEXT_OF, declared, implied
 from caracal.services.api.operational import PATHS as OPERATIONAL_PATHS
 from caracal.services.api.operational import SCHEMAS as OPERATIONAL_SCHEMAS
-
-Document = dict[str, Any]
+from caracal.services.documented import ERROR, Document, clean, operation_id
 
 _SENTENCE_END = re.compile(r"(?<=[^.])\. (?=[A-Z`])")
 _METHODS = ("get", "post", "put", "patch", "delete")
@@ -78,35 +77,17 @@ _PARAMETERS = {
         "example": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
     },
 }
-_ISSUE = {
-    "type": "object",
-    "required": ["path", "message"],
-    "properties": {
-        "path": {"type": "array", "items": {"type": "string"}},
-        "message": {"type": "string"},
-    },
-}
 _ERROR = {
-    "type": "object",
-    "required": ["error", "error_description", "requestId"],
+    **ERROR,
     "properties": {
+        **ERROR["properties"],
         "error": {"$ref": "#/components/schemas/ErrorCode"},
-        "error_description": {"type": "string", "description": "for people; may change"},
-        "requestId": {"type": "string"},
-        "issues": {"type": "array", "items": _ISSUE, "description": "what was wrong, and where"},
-        "detail": {"type": "string", "description": "a reason for machines, where there is one"},
         "live_dcr_applications": {
             "type": "integer",
             "description": "of `dcr_shutdown_required`: how many there are",
         },
     },
 }
-
-
-def operation_id(route: APIRoute) -> str:
-    """Return the stable name of an operation, as the clients call it: ``policy_sets.create``."""
-    tag = re.sub(r"[ -]", "_", str(route.tags[0]))
-    return f"{tag}.{route.name.rstrip('_')}"
 
 
 def describe(app: FastAPI, routers: Iterable[APIRouter]) -> Callable[[], Document]:
@@ -130,7 +111,7 @@ def api_routes(routers: Iterable[APIRouter]) -> Iterator[APIRoute]:
 
 
 def _described(app: FastAPI, routes: list[APIRoute]) -> Document:
-    document: Document = _clean(
+    document: Document = clean(
         get_openapi(title=app.title, version=app.version, routes=app.routes, description=_ABOUT)
     )
     by_id = {operation_id(route): route for route in routes}
@@ -145,30 +126,6 @@ def _described(app: FastAPI, routes: list[APIRoute]) -> Document:
     document["components"] |= _components()
     schemas |= OPERATIONAL_SCHEMAS | {"Error": _ERROR, "ErrorCode": _error_code()}
     return document
-
-
-def _clean(node: Any, *, names: bool = False) -> Any:
-    """Leave out what FastAPI makes up: titles, its own error body, null in queries."""
-    if isinstance(node, list):
-        return [_clean(part) for part in node]
-    if not isinstance(node, dict):
-        return node
-    if node.get("in") == "query":
-        node = {**node, "schema": _not_null(node["schema"])}
-    left_out = {"title"} if not names and isinstance(node.get("title"), str) else set()
-    left_out |= {"HTTPValidationError", "ValidationError"} | ({"422"} & set(node))
-    return {
-        name: part if name == "info" else _clean(part, names=name in ("properties", "schemas"))
-        for name, part in node.items()
-        if name not in left_out
-    }
-
-
-def _not_null(schema: Document) -> Document:
-    options: list[Document] = [o for o in schema.get("anyOf", ()) if o != {"type": "null"}]
-    if len(options) != 1:
-        return schema
-    return {name: part for name, part in schema.items() if name != "anyOf"} | options[0]
 
 
 def _complete(

@@ -6,7 +6,6 @@ import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from datetime import datetime
 from typing import Annotated, Any
-from urllib.parse import urlencode
 
 import orjson
 from fastapi import Depends, Query, Request, Response
@@ -15,6 +14,7 @@ from caracal import clock
 from caracal.errors import BadInput
 from caracal.ids import ID_PATTERN
 from caracal.projections.query import Page
+from caracal.services.links import link_next
 
 MAX_CURSOR = 512
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]+")
@@ -73,10 +73,5 @@ def cut(
     if len(rows) <= page.limit:
         return rows
     rows = rows[: page.limit]
-    query = [pair for pair in request.query_params.multi_items() if pair[0] not in _OURS]
-    query += [("limit", str(page.limit)), ("cursor", encode_cursor(rows[-1][time], rows[-1]["id"]))]
-    response.headers["Link"] = f'<{request.url.path}?{urlencode(query)}>; rel="next"'
+    link_next(request, response, page.limit, encode_cursor(rows[-1][time], rows[-1]["id"]))
     return rows
-
-
-_OURS = ("limit", "cursor")

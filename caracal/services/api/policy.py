@@ -11,11 +11,9 @@ from caracal.events.policy import Policy, policy_not_found
 from caracal.events.store.log import Saved
 from caracal.ids import new_id
 from caracal.projections.policy import get_policy, list_policies, versions_of
-from caracal.services.api.call import CallDep, no_content
+from caracal.services.api.call import CallDep
 from caracal.services.api.codes import refuses
-from caracal.services.api.models import Answer, Body, Name, Text
 from caracal.services.api.paging import PageDep, cut
-from caracal.services.api.path import PathId, ZoneId
 from caracal.services.api.policy_contract import (
     SCHEMA_VERSION,
     Content,
@@ -23,6 +21,9 @@ from caracal.services.api.policy_contract import (
     check_rego,
     check_schema_version,
 )
+from caracal.services.call import no_content
+from caracal.services.models import Answer, Body, Name, Text
+from caracal.services.path import PathId, ZoneId
 
 router = APIRouter(prefix="/v1/zones/{zone_id}/policies", tags=["policies"])
 

@@ -23,8 +23,8 @@ from caracal.projections.policy_set import get_policy_set
 from caracal.services import policy_report
 from caracal.services.api.call import Call, CallDep
 from caracal.services.api.codes import refuses
-from caracal.services.api.path import PathId, ZoneId
 from caracal.services.api.policy_set import binding_not_found, find_set
+from caracal.services.path import PathId, ZoneId
 from caracal.services.policy_report import Report
 
 router = APIRouter(prefix="/v1/zones/{zone_id}/policy-sets", tags=["policy sets"])

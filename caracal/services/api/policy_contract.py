@@ -19,7 +19,7 @@ from caracal.policy.check import check_manifest
 from caracal.projections.application import public_application_ids
 from caracal.projections.policy import live_versions
 from caracal.services.api.call import Call
-from caracal.services.api.models import printable
+from caracal.services.models import printable
 
 SCHEMA_VERSION = "2026-03-16"
 Content = Annotated[str, Field(min_length=1), AfterValidator(printable)]

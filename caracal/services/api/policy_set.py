@@ -26,12 +26,9 @@ from caracal.projections.policy_set import (
     get_policy_set_version,
     list_policy_sets,
 )
-from caracal.services.api.call import Call, CallDep, no_content
+from caracal.services.api.call import Call, CallDep
 from caracal.services.api.codes import refuses
-from caracal.services.api.fields import Id
-from caracal.services.api.models import Answer, Body, Name, Text
 from caracal.services.api.paging import PageDep, cut
-from caracal.services.api.path import PathId, ZoneId
 from caracal.services.api.policy_contract import (
     SCHEMA_VERSION,
     Description,
@@ -40,6 +37,10 @@ from caracal.services.api.policy_contract import (
     check_schema_version,
     find_versions,
 )
+from caracal.services.call import no_content
+from caracal.services.fields import Id
+from caracal.services.models import Answer, Body, Name, Text
+from caracal.services.path import PathId, ZoneId
 
 router = APIRouter(prefix="/v1/zones/{zone_id}/policy-sets", tags=["policy sets"])
 

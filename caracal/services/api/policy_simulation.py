@@ -17,10 +17,10 @@ from caracal.policy.trial import evaluate
 from caracal.projections.policy import zone_versions
 from caracal.services.api.call import Call, CallDep
 from caracal.services.api.codes import refuses
-from caracal.services.api.fields import Id
-from caracal.services.api.models import Body
-from caracal.services.api.path import PathId, ZoneId
 from caracal.services.api.policy_set import BROKEN, binding_not_found, check_versions, find_set
+from caracal.services.fields import Id
+from caracal.services.models import Body
+from caracal.services.path import PathId, ZoneId
 
 router = APIRouter(prefix="/v1/zones/{zone_id}/policy-sets", tags=["policy sets"])
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from caracal.errors import NotFound
 from caracal.policy.templates import templates
 from caracal.services.api.codes import refuses
-from caracal.services.api.path import PathId
+from caracal.services.path import PathId
 
 router = APIRouter(prefix="/v1/policy-templates", tags=["policy templates"])
 

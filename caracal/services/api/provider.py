@@ -20,12 +20,13 @@ from caracal.ids import log_key, new_id
 from caracal.projections.provider import get_provider, list_providers
 from caracal.provider_config import Config, hidden_secret, public_only, split
 from caracal.services.api import provider_kinds
-from caracal.services.api.call import Call, CallDep, no_content
+from caracal.services.api.call import Call, CallDep
 from caracal.services.api.codes import refuses
-from caracal.services.api.fields import JsonObject, bounded_json
-from caracal.services.api.models import Answer, Body, Name, Text
 from caracal.services.api.paging import PageDep, cut
-from caracal.services.api.path import PathId, ZoneId
+from caracal.services.call import no_content
+from caracal.services.fields import JsonObject, bounded_json
+from caracal.services.models import Answer, Body, Name, Text
+from caracal.services.path import PathId, ZoneId
 
 logger = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1/zones/{zone_id}/providers", tags=["providers"])

@@ -11,8 +11,8 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ConfigDict, Field, ValidationError
 
 from caracal.provider_config import Config
-from caracal.services.api.fields import HttpsUrl
-from caracal.services.api.models import Body, Text
+from caracal.services.fields import HttpsUrl
+from caracal.services.models import Body, Text
 
 _IDENTIFIER = re.compile(r"provider://[a-z0-9]+(-[a-z0-9]+)*")
 

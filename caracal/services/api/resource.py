@@ -21,12 +21,13 @@ from caracal.events.store.log import Saved
 from caracal.ids import new_id
 from caracal.projections.resource import get_resource, list_resources
 from caracal.resource_match import MAX_IDENTIFIER
-from caracal.services.api.call import Call, CallDep, no_content
+from caracal.services.api.call import Call, CallDep
 from caracal.services.api.codes import refuses
-from caracal.services.api.fields import HttpUrl, Id
-from caracal.services.api.models import Answer, Body, Name, printable
 from caracal.services.api.paging import PageDep, cut
-from caracal.services.api.path import PathId, ZoneId
+from caracal.services.call import no_content
+from caracal.services.fields import HttpUrl, Id
+from caracal.services.models import Answer, Body, Name, printable
+from caracal.services.path import PathId, ZoneId
 
 router = APIRouter(prefix="/v1/zones/{zone_id}/resources", tags=["resources"])
 

@@ -10,10 +10,10 @@ from fastapi import APIRouter
 from caracal.projections.session import list_sessions
 from caracal.services.api.call import CallDep
 from caracal.services.api.codes import refuses
-from caracal.services.api.fields import one_of_names
-from caracal.services.api.models import Answer, Text
 from caracal.services.api.paging import LogPageDep, cut
-from caracal.services.api.path import ZoneId
+from caracal.services.fields import one_of_names
+from caracal.services.models import Answer, Text
+from caracal.services.path import ZoneId
 
 router = APIRouter(prefix="/v1/zones/{zone_id}/sessions", tags=["sessions"])
 

@@ -16,7 +16,7 @@ from caracal.events.zone import zone_not_found
 from caracal.ids import new_id
 from caracal.services.api.call import Call, CallDep
 from caracal.services.api.codes import refuses
-from caracal.services.api.path import ZoneId
+from caracal.services.path import ZoneId
 
 router = APIRouter(prefix="/v1/zones/{zone_id}/signing-key", tags=["signing keys"])
 

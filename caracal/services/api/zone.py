@@ -26,13 +26,14 @@ from caracal.events.zone import (
 )
 from caracal.ids import new_id
 from caracal.projections.zone import get_zone, list_zones, taken_slugs
-from caracal.services.api.call import Call, CallDep, no_content
+from caracal.services.api.call import Call, CallDep
 from caracal.services.api.codes import refuses
-from caracal.services.api.models import Answer, Body, Name
 from caracal.services.api.paging import PageDep, cut
-from caracal.services.api.path import ZoneId
 from caracal.services.api.signing_key import key_pair
+from caracal.services.call import no_content
 from caracal.services.cascade import Cascade, Whose, application_cascade
+from caracal.services.models import Answer, Body, Name
+from caracal.services.path import ZoneId
 
 router = APIRouter(prefix="/v1/zones", tags=["zones"])
 
@@ -229,4 +230,5 @@ _ARCHIVE = Cascade(
     whose=lambda zone: Whose(zone.aggregate_id),
     end=Zone.archive,
     end_late=Zone.archive_late,
+    hangs=lambda graph, _, __: graph.everything(),
 )

@@ -50,7 +50,7 @@ def create_app(settings: Settings) -> App:
                 counters=lambda: {
                     **_counters(relay, runners),
                     **audit.counters(),
-                    **{sweeper.sweep.counts: sweeper.ended for sweeper in sweepers},
+                    **{name: n for sweeper in sweepers for name, n in sweeper.counters.items()},
                 },
             )
             yield

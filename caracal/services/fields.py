@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from caracal import clock
 from caracal.errors import BadInput
 from caracal.ids import ID_PATTERN
-from caracal.services.api.models import printable
+from caracal.services.models import printable
 
 _URL_TEXT = re.compile(r"[!#-;=?-\[\]_a-z~]+")  # RFC 3986, appendix A: no space, quote, backslash
 
@@ -72,26 +72,45 @@ HttpUrl = Annotated[str, Field(max_length=2048), AfterValidator(url_of("http", "
 HttpsUrl = Annotated[str, Field(max_length=2048), AfterValidator(url_of("https"))]
 
 
-def bounded_json(value: Any) -> Any:
-    """Return a JSON value when it can be stored as it is, and is small and flat.
+def json_within(limit: int, depth: int) -> Callable[[Any], Any]:
+    """Return the check of a JSON value: storable as it is, at most ``limit`` bytes, so deep.
+
+    It raises ``ValueError`` also for a name over 128 characters, NUL, a lone surrogate, or a
+    number that is not finite or not of 64 bits.
+    """
+
+    def check(value: Any) -> Any:
+        _check_json(value, depth, depth)
+        try:
+            size = len(orjson.dumps(value))
+        except TypeError:
+            raise ValueError("must have numbers of 64 bits") from None
+        if size > limit:
+            raise ValueError(f"must be at most {limit} bytes of JSON")
+        return value
+
+    return check
+
+
+bounded_json = json_within(MAX_JSON_BYTES, MAX_JSON_DEPTH)
+
+
+def check_size(value: Any, name: str) -> None:
+    """Refuse JSON that has grown too large by merging what was bounded.
 
     Raises:
-        ValueError: over :data:`MAX_JSON_BYTES` or :data:`MAX_JSON_DEPTH`, a name over 128
-            characters, NUL, a lone surrogate, or a number that is not finite or not of 64 bits.
+        BadInput: 400 ``invalid_body``, over :data:`MAX_JSON_BYTES`.
     """
-    _check_json(value, MAX_JSON_DEPTH)
-    try:
-        size = len(orjson.dumps(value))
-    except TypeError:
-        raise ValueError("must have numbers of 64 bits") from None
-    if size > MAX_JSON_BYTES:
-        raise ValueError(f"must be at most {MAX_JSON_BYTES} bytes of JSON")
-    return value
+    if len(orjson.dumps(value)) > MAX_JSON_BYTES:
+        said = f"must be at most {MAX_JSON_BYTES} bytes of JSON with what is there"
+        issues = [{"path": [name], "message": said}]
+        details = {"issues": issues}
+        raise BadInput("invalid_body", f"{name}: {said}", issues=issues, details=details)
 
 
-def _check_json(value: Any, depth: int) -> None:
+def _check_json(value: Any, depth: int, most: int) -> None:
     if depth < 0:
-        raise ValueError(f"must be at most {MAX_JSON_DEPTH} levels deep")
+        raise ValueError(f"must be at most {most} levels deep")
     match value:
         case str():
             printable(value)
@@ -99,12 +118,12 @@ def _check_json(value: Any, depth: int) -> None:
             raise ValueError("must have finite numbers")
         case list():
             for part in value:
-                _check_json(part, depth - 1)
+                _check_json(part, depth - 1, most)
         case dict():
             for name, part in value.items():
                 if len(printable(name)) > _JSON_NAME_LENGTH:
                     raise ValueError(f"must have names of at most {_JSON_NAME_LENGTH} characters")
-                _check_json(part, depth - 1)
+                _check_json(part, depth - 1, most)
 
 
 # Checked before the type: a name that cannot be written would stand in the issue's path.

@@ -1,4 +1,4 @@
-"""Turns every exception of the control plane into its answer."""
+"""Turns every exception of a service with routes of FastAPI into its answer."""
 
 from __future__ import annotations
 
@@ -17,15 +17,18 @@ from caracal.errors import BadInput, CaracalError, MethodNotAllowed, NotFound
 from caracal.services.api.codes import body_code
 from caracal.services.http import Scope, as_caracal_error, error_body, error_headers
 
-_CODES = {"path": "invalid_params", "query": "invalid_query"}
+_CODES = {"path": "invalid_params", "query": "invalid_query", "header": "invalid_params"}
 _NO_OBJECT = "a JSON object is needed, with Content-Type application/json"
 _LIMIT = 20  # issues of one answer
 
 
-def install(app: FastAPI, routers: Iterable[APIRouter] = ()) -> None:
-    """Answer every exception by the product's error body; ``routers`` know a path's methods."""
+def install(app: FastAPI, routers: Iterable[APIRouter] = (), *, issues_twice: bool = False) -> None:
+    """Answer every exception by the product's error body; ``routers`` know a path's methods.
+
+    ``issues_twice``: also as ``details.issues``.
+    """
     app.add_exception_handler(CaracalError, _answer)
-    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(RequestValidationError, partial(_invalid, issues_twice))
     app.add_exception_handler(HTTPException, partial(_http, routers))
     for lost in (psycopg.OperationalError, psycopg.InterfaceError):
         app.add_exception_handler(lost, _answer)
@@ -39,14 +42,16 @@ def _answer(request: Request, error: Exception) -> Response:
     return Response(body, known.status, headers, media_type="application/json")
 
 
-def _invalid(request: Request, error: Exception) -> Response:
+def _invalid(issues_twice: bool, request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     issues = [_issue(found) for found in error.errors()[:_LIMIT]]
     where = str(error.errors()[0]["loc"][0])
     code = _CODES.get(where) or body_code(_tags(request))
     first = issues[0]
     name = ".".join(str(part) for part in first["path"]) or where
-    return _answer(request, BadInput(code, f"{name}: {first['message']}", issues=issues))
+    more = {"details": {"issues": issues}} if issues_twice else {}
+    refusal = BadInput(code, f"{name}: {first['message']}", issues=issues, **more)
+    return _answer(request, refusal)
 
 
 def _tags(request: Request) -> Sequence[str]:
