@@ -34,7 +34,7 @@ class AgentGraph:
 
     def of_edge(self, edge_id: str) -> Fall:
         """Return what ends with an edge: all it leads to, and the subtrees of those agents."""
-        walked = dict.fromkeys([edge_id, *self._forward(edge_id)])
+        walked = self.led_by(edge_id)
         agents = self._subtrees(self.targets(walked))
         return self._fall(agents, self._hanging(agents, walked), edge_id)
 
@@ -86,6 +86,17 @@ class AgentGraph:
         """Return the agent and those below it that are reached through suspended ones."""
         return list(self._fallen(self._walk(agent_id, "suspended")))
 
+    def with_fallen(self, before: AgentGraph, fall: Fall) -> AgentGraph:
+        """Return the graph as if what fell out of an earlier one were still there."""
+        gone = fall.ids
+        agents = {one: row for one, row in before.agents.items() if one in gone}
+        edges = {one: row for one, row in before.edges.items() if one in gone}
+        return AgentGraph(self.zone_id, {**agents, **self.agents}, {**edges, **self.edges})
+
+    def led_by(self, edge_id: str) -> dict[str, None]:
+        """Return an edge and all that are reached from its target; the walk has no bound."""
+        return _reached([edge_id], lambda edge: self._from[self.edges[edge]["target_session_id"]])
+
     def targets(self, edges: Iterable[str]) -> list[str]:
         """Return the agents that edges lead to, each once, in their order."""
         return list(dict.fromkeys(self.edges[edge]["target_session_id"] for edge in edges))
@@ -116,11 +127,6 @@ class AgentGraph:
             if not agents.isdisjoint((row["source_session_id"], row["target_session_id"]))
             or not edges.isdisjoint(row["path"])
         ]
-
-    def _forward(self, edge_id: str) -> dict[str, None]:
-        """Return the edges reached from an edge's target; the walk has no bound."""
-        first = self._from[self.edges[edge_id]["target_session_id"]]
-        return _reached(first, lambda edge: self._from[self.edges[edge]["target_session_id"]])
 
     def _hanging(self, agents: Iterable[str], edges: Iterable[str]) -> dict[str, None]:
         """Return ``edges``, those that touch ``agents``, and all narrowed from one of them."""
