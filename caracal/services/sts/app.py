@@ -23,7 +23,9 @@ from caracal.services.connections import Pool, pool, rings
 from caracal.services.health import Health
 from caracal.services.http import App, Edge
 from caracal.services.sts.admission import Admission, Traversals
+from caracal.services.sts.client_assertion import ClientAssertions
 from caracal.services.sts.client_authentication import ClientAuthentication
+from caracal.services.sts.client_keys import ClientKeys
 from caracal.services.sts.client_secrets import ClientSecrets
 from caracal.services.sts.failure_limit import FailureLimit
 from caracal.services.sts.jwks import Jwks
@@ -39,6 +41,7 @@ from caracal.services.sts.subject_token import Proofs
 from caracal.services.sts.token_exchange import Rules, TokenExchange
 from caracal.services.sts.token_request import MAX_BODY
 from caracal.services.sts.view import StsView
+from caracal.services.upstream_guard import UpstreamGuard
 from caracal.settings import Settings
 
 
@@ -69,7 +72,7 @@ async def _start(
     reports = PolicyReports(redis, policies, tail)
     reports.start()
     stack.push_async_callback(reports.stop)
-    admission = _admission(settings, view, database, stack)
+    admission = _admission(settings, view, database, redis, stack)
     exchange = TokenExchange(
         rules=_rules(settings),
         view=view,
@@ -152,7 +155,7 @@ async def _follow(
 
 
 def _admission(
-    settings: Settings, view: StsView, database: Pool, stack: AsyncExitStack
+    settings: Settings, view: StsView, database: Pool, redis: Redis, stack: AsyncExitStack
 ) -> Admission:
     secrets = ClientSecrets(
         database,
@@ -162,8 +165,17 @@ def _admission(
     )
     stack.callback(secrets.close)
     failures = FailureLimit(settings.client_auth_fail_limit_per_min)
-    clients = ClientAuthentication(view, secrets, failures)
+    assertions = _assertions(settings, redis, stack)
+    clients = ClientAuthentication(view, secrets, assertions, failures)
     return Admission(view, clients, Proofs(settings.issuer_url), database)
+
+
+def _assertions(settings: Settings, redis: Redis, stack: AsyncExitStack) -> ClientAssertions:
+    guard = UpstreamGuard(settings.allow_private_upstreams, settings.upstream_host_allowlist)
+    keys = ClientKeys(guard)
+    stack.push_async_callback(keys.close)
+    issuer = settings.issuer_url
+    return ClientAssertions(keys, redis, frozenset((issuer, f"{issuer}/oauth/2/token")))
 
 
 async def _sessions(settings: Settings, database: Pool, stack: AsyncExitStack) -> SessionFacts:

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from caracal.projections.memory import Row
 from caracal.services.sts.call import Call
+from caracal.services.sts.client_assertion import ClientAssertions
 from caracal.services.sts.client_secrets import ClientSecrets
 from caracal.services.sts.failure_limit import FailureLimit
 from caracal.services.sts.refusals import Refused, bad_client
@@ -16,8 +17,15 @@ from caracal.services.sts.view import StsView
 class ClientAuthentication:
     """Authenticates the calling application; the one place that knows the methods."""
 
-    def __init__(self, view: StsView, secrets: ClientSecrets, failures: FailureLimit) -> None:
-        self._view, self._secrets, self._failures = view, secrets, failures
+    def __init__(
+        self,
+        view: StsView,
+        secrets: ClientSecrets,
+        assertions: ClientAssertions,
+        failures: FailureLimit,
+    ) -> None:
+        self._view, self._failures = view, failures
+        self._secrets, self._assertions = secrets, assertions
 
     def check_signature(self, call: Call, keys: tuple[bytes, ...]) -> Call:
         """Return the call with what the Gateway signed; row 0c of the validation order.
@@ -60,17 +68,20 @@ class ClientAuthentication:
         self._failures.check(*keys)
         try:
             application = application or await self._found(request, now)
-            if await self._proves(application, request):
+            if await self._proves(application, request, now):
                 return application
             raise bad_client()
         except Refused:
             self._failures.failed(*keys)
             raise
 
-    async def _proves(self, application: Row, request: TokenRequest) -> bool:
-        if application["credential_type"] == "public" or not request.client_secret:
+    async def _proves(self, application: Row, request: TokenRequest, now: datetime) -> bool:
+        """If both are sent the secret decides: an assertion does not rescue a wrong one."""
+        if application["credential_type"] == "public":
             return False
-        return await self._secrets.verify(application, request.client_secret)
+        if request.client_secret:
+            return await self._secrets.verify(application, request.client_secret)
+        return await self._assertions.proves(application, request, now.timestamp())
 
     def _is_remembered(self, application: Row, secret: str) -> bool:
         return application["credential_type"] != "public" and self._secrets.is_known(

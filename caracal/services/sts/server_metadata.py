@@ -8,9 +8,12 @@ import orjson
 
 from caracal.errors import BadInput
 from caracal.ids import ID_PATTERN
+from caracal.jwk import ALGORITHMS
 from caracal.services.http import Receive, Scope, Send, respond
 from caracal.services.sts.token_request import GRANT_TYPE
 from caracal.services.sts.view import StsView
+
+AUTH_METHODS = ("client_secret_post", "private_key_jwt")
 
 
 class ServerMetadata:
@@ -40,7 +43,8 @@ class ServerMetadata:
             "jwks_uri": f"{self._issuer}{path}/.well-known/jwks.json",
             "grant_types_supported": [GRANT_TYPE],
             "response_types_supported": [],
-            "token_endpoint_auth_methods_supported": ["client_secret_post"],
+            "token_endpoint_auth_methods_supported": list(AUTH_METHODS),
+            "token_endpoint_auth_signing_alg_values_supported": list(ALGORITHMS),
         }
 
     async def _check_zone(self, zone_id: str) -> None:

@@ -34,6 +34,8 @@ class TokenRequest:
     zone_id: str
     application_id: str
     client_secret: str
+    client_assertion: str
+    client_assertion_type: str
     resources: tuple[str, ...]
     scopes: tuple[str, ...]
     subject_token: str
@@ -69,6 +71,8 @@ def read(body: bytes, content_type: bytes) -> TokenRequest:
         zone_id=fields.get("zone_id", "").strip(),
         application_id=fields.get("application_id", "").strip(),
         client_secret=fields.get("client_secret", ""),
+        client_assertion=fields.get("client_assertion", ""),
+        client_assertion_type=fields.get("client_assertion_type", ""),
         resources=tuple(resources),
         scopes=tuple(scopes),
         subject_token=fields.get("subject_token", ""),
