@@ -37,6 +37,7 @@ from caracal.services.sts.server_metadata import ServerMetadata
 from caracal.services.sts.session_facts import SessionFacts
 from caracal.services.sts.settlement import Settlements
 from caracal.services.sts.signing_keys import SigningKeys
+from caracal.services.sts.step_up import StepUp
 from caracal.services.sts.subject_token import Proofs
 from caracal.services.sts.token_exchange import Rules, TokenExchange
 from caracal.services.sts.token_request import MAX_BODY
@@ -72,14 +73,17 @@ async def _start(
     reports = PolicyReports(redis, policies, tail)
     reports.start()
     stack.push_async_callback(reports.stop)
-    admission = _admission(settings, view, database, redis, stack)
+    log, waiter = await _log(settings, database, stack)
+    step_up = StepUp(log, waiter)
+    admission = _admission(settings, view, database, redis, step_up, stack)
     exchange = TokenExchange(
         rules=_rules(settings),
         view=view,
         admission=admission,
         policies=policies,
         keys=keys,
-        sessions=await _sessions(settings, database, stack),
+        sessions=SessionFacts(log, waiter),
+        step_up=step_up,
         recorder=_recorder(view, redis, writer, stack),
     )
     jwks = Jwks(view, default_zone=settings.jwks_default_zone_id, dev=not settings.is_runtime)
@@ -95,12 +99,14 @@ async def _start(
         checks=(following,),
         counters=lambda: _counters(writer, admission.traversals, policies, jwks),
     )
-    return _routes(exchange, jwks, ServerMetadata(view, settings.issuer_url))
+    metadata = ServerMetadata(view, settings.issuer_url)
+    return _routes(exchange, jwks, metadata, step_up.status)
 
 
-def _routes(exchange: App, jwks: App, metadata: App) -> dict[str, Route]:
+def _routes(exchange: App, jwks: App, metadata: App, step_up: App) -> dict[str, Route]:
     return {
         "/oauth/2/token": ("POST", exchange),
+        "/step-up/{challenge_id}": ("GET", step_up),
         "/.well-known/jwks.json": ("GET", jwks),
         "/zones/{zone_id}/.well-known/jwks.json": ("GET", jwks),
         "/.well-known/oauth-authorization-server": ("GET", metadata),
@@ -155,7 +161,12 @@ async def _follow(
 
 
 def _admission(
-    settings: Settings, view: StsView, database: Pool, redis: Redis, stack: AsyncExitStack
+    settings: Settings,
+    view: StsView,
+    database: Pool,
+    redis: Redis,
+    step_up: StepUp,
+    stack: AsyncExitStack,
 ) -> Admission:
     secrets = ClientSecrets(
         database,
@@ -167,7 +178,7 @@ def _admission(
     failures = FailureLimit(settings.client_auth_fail_limit_per_min)
     assertions = _assertions(settings, redis, stack)
     clients = ClientAuthentication(view, secrets, assertions, failures)
-    return Admission(view, clients, Proofs(settings.issuer_url), database)
+    return Admission(view, clients, Proofs(settings.issuer_url), database, step_up)
 
 
 def _assertions(settings: Settings, redis: Redis, stack: AsyncExitStack) -> ClientAssertions:
@@ -178,14 +189,14 @@ def _assertions(settings: Settings, redis: Redis, stack: AsyncExitStack) -> Clie
     return ClientAssertions(keys, redis, frozenset((issuer, f"{issuer}/oauth/2/token")))
 
 
-async def _sessions(settings: Settings, database: Pool, stack: AsyncExitStack) -> SessionFacts:
+async def _log(settings: Settings, database: Pool, stack: AsyncExitStack) -> tuple[Log, Waiter]:
     appender = Appender(settings.database_url)
     await appender.start()
     stack.push_async_callback(appender.stop)
     waiter = Waiter(settings.database_url)
     await waiter.start()
     stack.push_async_callback(waiter.stop)
-    return SessionFacts(Log(database, appender), waiter)
+    return Log(database, appender), waiter
 
 
 def _counters(

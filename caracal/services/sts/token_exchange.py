@@ -28,6 +28,7 @@ from caracal.services.sts.refusals import Refused, denied, state_stale
 from caracal.services.sts.resource_decision import conclude, decide
 from caracal.services.sts.session_facts import SessionFacts
 from caracal.services.sts.signing_keys import SigningKeys
+from caracal.services.sts.step_up import StepUp
 from caracal.services.sts.token_request import MAX_BODY, read
 from caracal.services.sts.view import StsView
 
@@ -54,6 +55,7 @@ class TokenExchange:
     policies: Policies
     keys: SigningKeys
     sessions: SessionFacts
+    step_up: StepUp
     recorder: Recorder
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -78,7 +80,8 @@ class TokenExchange:
         verdicts = await self._verdicts(exchange)
         granted, error = conclude(verdicts, [False] * len(verdicts))
         if error is not None:
-            raise await self.recorder.denied(call, exchange, verdicts, error)
+            error = await self.recorder.denied(call, exchange, verdicts, error)
+            raise await self.step_up.asked(exchange, verdicts, error)
         try:
             return await self._issued(call, exchange, verdicts, granted)
         except Refused as refused:
