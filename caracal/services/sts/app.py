@@ -28,10 +28,13 @@ from caracal.services.sts.client_authentication import ClientAuthentication
 from caracal.services.sts.client_keys import ClientKeys
 from caracal.services.sts.client_secrets import ClientSecrets
 from caracal.services.sts.failure_limit import FailureLimit
+from caracal.services.sts.introspection import Introspection
+from caracal.services.sts.issued_token import IssuedTokens
 from caracal.services.sts.jwks import Jwks
 from caracal.services.sts.policies import Policies
 from caracal.services.sts.policy_reports import PolicyReports
 from caracal.services.sts.recorder import Recorder
+from caracal.services.sts.revocation import Revocation
 from caracal.services.sts.routes import Route, Routes
 from caracal.services.sts.server_metadata import ServerMetadata
 from caracal.services.sts.session_facts import SessionFacts
@@ -76,6 +79,7 @@ async def _start(
     log, waiter = await _log(settings, database, stack)
     step_up = StepUp(log, waiter)
     admission = _admission(settings, view, database, redis, step_up, stack)
+    recorder = _recorder(view, redis, writer, stack)
     exchange = TokenExchange(
         rules=_rules(settings),
         view=view,
@@ -84,7 +88,7 @@ async def _start(
         keys=keys,
         sessions=SessionFacts(log, waiter),
         step_up=step_up,
-        recorder=_recorder(view, redis, writer, stack),
+        recorder=recorder,
     )
     jwks = Jwks(view, default_zone=settings.jwks_default_zone_id, dev=not settings.is_runtime)
 
@@ -100,13 +104,20 @@ async def _start(
         counters=lambda: _counters(writer, admission.traversals, policies, jwks),
     )
     metadata = ServerMetadata(view, settings.issuer_url)
-    return _routes(exchange, jwks, metadata, step_up.status)
-
-
-def _routes(exchange: App, jwks: App, metadata: App, step_up: App) -> dict[str, Route]:
+    issued = IssuedTokens(
+        view, admission.clients, recorder, settings.issuer_url, settings.max_staleness
+    )
     return {
         "/oauth/2/token": ("POST", exchange),
-        "/step-up/{challenge_id}": ("GET", step_up),
+        "/oauth/2/introspect": ("POST", Introspection(issued)),
+        "/oauth/2/revoke": ("POST", Revocation(issued, log, waiter)),
+        "/step-up/{challenge_id}": ("GET", step_up.status),
+        **_documents(jwks, metadata),
+    }
+
+
+def _documents(jwks: App, metadata: App) -> dict[str, Route]:
+    return {
         "/.well-known/jwks.json": ("GET", jwks),
         "/zones/{zone_id}/.well-known/jwks.json": ("GET", jwks),
         "/.well-known/oauth-authorization-server": ("GET", metadata),

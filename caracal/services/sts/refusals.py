@@ -16,6 +16,7 @@ from caracal.errors import (
 from caracal.events.challenge import ChallengeType
 
 EXCHANGE = "token_exchange"
+INTROSPECTION, REVOCATION = "token_introspection", "token_revocation"
 
 
 class InteractionRequired(Unauthenticated):

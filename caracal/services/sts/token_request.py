@@ -50,18 +50,37 @@ class TokenRequest:
 
 
 def read(body: bytes, content_type: bytes) -> TokenRequest:
-    """Read the form.
+    """Read the form of the token endpoint.
 
     Raises:
         UnsupportedMedia: 415, not ``application/x-www-form-urlencoded``.
         BadInput: 400 ``invalid_token``, row 0b of the validation order.
     """
+    fields, repeated = read_form(body, content_type)
+    _check_types(fields)
+    return request_of(fields, repeated)
+
+
+def read_form(body: bytes, content_type: bytes) -> tuple[Mapping[str, str], Iterable[str]]:
+    """Return the single fields of a form, and the values of the one that may be repeated.
+
+    Raises:
+        UnsupportedMedia: 415, not ``application/x-www-form-urlencoded``.
+        BadInput: 400 ``invalid_token``, unreadable, or a field is there more than once.
+    """
     if content_type.partition(b";")[0].strip().lower() != b"application/x-www-form-urlencoded":
         raise UnsupportedMedia("unsupported_media_type", "the body must be a form")
     pairs = _pairs(body)
-    fields = _single(pairs)
-    _check_types(fields)
-    resources = dict.fromkeys(value for name, value in pairs if name == _REPEATABLE and value)
+    return _single(pairs), (value for name, value in pairs if name == _REPEATABLE)
+
+
+def request_of(fields: Mapping[str, str], repeated: Iterable[str] = ()) -> TokenRequest:
+    """Return the request that a form makes.
+
+    Raises:
+        BadInput: 400 ``invalid_token``, too many resources or scopes, no number of seconds.
+    """
+    resources = dict.fromkeys(value for value in repeated if value)
     if len(resources) > MAX_RESOURCES:
         raise bad_request(f"at most {MAX_RESOURCES} resources")
     scopes = dict.fromkeys(fields.get("scope", "").split())
