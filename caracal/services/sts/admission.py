@@ -15,6 +15,7 @@ from caracal.services.sts.binding import Binding, bind, check_client
 from caracal.services.sts.call import Call
 from caracal.services.sts.client_authentication import ClientAuthentication
 from caracal.services.sts.delegation import DELEGATION_INVALID
+from caracal.services.sts.dpop import Senders
 from caracal.services.sts.exchange import Exchange
 from caracal.services.sts.refusals import Refused, bad_request
 from caracal.services.sts.step_up import StepUp
@@ -43,6 +44,7 @@ class Admission:
     clients: ClientAuthentication
     proofs: Proofs
     database: Pool
+    senders: Senders
     step_up: StepUp
     traversals: Traversals = field(default_factory=Traversals)
 
@@ -68,6 +70,7 @@ class Admission:
         _check_principals(subject, actor)
         if subject is not None:
             self._check_client(call, zone, subject, actor)
+        jkt = await self.senders.proven(call, (subject, actor), now)
         resolved = await self.step_up.consumed(call, subject, now)
         binding = await self._bound(call, zone, subject, now)
         return Exchange(
@@ -80,6 +83,7 @@ class Admission:
             actor=actor,
             binding=binding,
             challenge_resolved=resolved,
+            jkt=jkt,
             call=context,
             now=now,
             occurred_at=clock.rfc3339(now),

@@ -27,6 +27,7 @@ from caracal.services.sts.client_assertion import ClientAssertions
 from caracal.services.sts.client_authentication import ClientAuthentication
 from caracal.services.sts.client_keys import ClientKeys
 from caracal.services.sts.client_secrets import ClientSecrets
+from caracal.services.sts.dpop import Senders
 from caracal.services.sts.failure_limit import FailureLimit
 from caracal.services.sts.introspection import Introspection
 from caracal.services.sts.issued_token import IssuedTokens
@@ -189,7 +190,9 @@ def _admission(
     failures = FailureLimit(settings.client_auth_fail_limit_per_min)
     assertions = _assertions(settings, redis, stack)
     clients = ClientAuthentication(view, secrets, assertions, failures)
-    return Admission(view, clients, Proofs(settings.issuer_url), database, step_up)
+    senders = Senders(redis, f"{settings.issuer_url}/oauth/2/token")
+    proofs = Proofs(settings.issuer_url)
+    return Admission(view, clients, proofs, database, senders, step_up)
 
 
 def _assertions(settings: Settings, redis: Redis, stack: AsyncExitStack) -> ClientAssertions:

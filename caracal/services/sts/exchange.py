@@ -29,6 +29,7 @@ class Exchange:
         application: row of the calling application.
         by_gateway: the Gateway signed the call.
         challenge_resolved: a step-up challenge was met and is used up.
+        jkt: thumbprint of the key that the mandate is bound to.
         call: ``http`` and ``mcp`` of a signed Gateway call.
         now: when it is decided; ``occurred_at`` is the same as text.
         position: of the log, up to which the view has applied everything.
@@ -43,6 +44,7 @@ class Exchange:
     actor: Principal | None
     binding: Binding
     challenge_resolved: bool
+    jkt: str | None
     call: Mapping[str, Any]
     now: datetime
     occurred_at: str

@@ -14,6 +14,7 @@ import orjson
 from caracal import clock
 from caracal.mandate import Claims, InvalidMandate, anchors_of, numeric_date
 from caracal.services.http import Receive, Scope, Send, respond
+from caracal.services.sts.issuance import token_type
 from caracal.services.sts.issued_token import IssuedTokens
 from caracal.services.sts.refusals import INTROSPECTION
 from caracal.services.sts.view import ZoneView
@@ -39,7 +40,7 @@ def _answer(claims: Claims | None, zone: ZoneView) -> dict[str, Any]:
     """Return the members of section 2.2; those of the token stand as it has them."""
     if claims is None or not _is_active(claims, zone):
         return {"active": False}
-    return {**claims, "active": True, "token_type": "Bearer"}
+    return {**claims, "active": True, "token_type": token_type(claims)}
 
 
 def _is_active(claims: Claims, zone: ZoneView) -> bool:

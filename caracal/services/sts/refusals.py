@@ -14,6 +14,7 @@ from caracal.errors import (
     Unavailable,
 )
 from caracal.events.challenge import ChallengeType
+from caracal.jwk import ALGORITHMS
 
 EXCHANGE = "token_exchange"
 INTROSPECTION, REVOCATION = "token_introspection", "token_revocation"
@@ -89,6 +90,21 @@ def bad_gateway_signature(error: CaracalError) -> Refused:
 def denied(description: str, status: str, *, unknown: bool = False) -> Refused:
     """Return a 403 ``access_denied``."""
     return Refused(Forbidden("access_denied", description), status, unknown=unknown)
+
+
+class SenderUnproven(Unauthenticated):
+    """401 ``invalid_token``: the token is bound to a key that was not shown (RFC 9449, §7.1)."""
+
+    authenticate = f'DPoP error="invalid_token", algs="{" ".join(ALGORITHMS)}"'
+
+    def __init__(self) -> None:
+        super().__init__("invalid_token", "the token is bound to another key")
+
+
+def invalid_proof(reason: str) -> Refused:
+    """Return the refusal of a DPoP proof (RFC 9449, section 5)."""
+    error = BadInput("invalid_dpop_proof", f"DPoP proof: {reason}")
+    return Refused(error, "client_auth_failed")
 
 
 def challenge_refused(status: str) -> Refused:

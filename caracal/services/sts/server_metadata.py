@@ -47,6 +47,7 @@ class ServerMetadata:
             "jwks_uri": f"{self._issuer}{path}/.well-known/jwks.json",
             "grant_types_supported": [GRANT_TYPE],
             "response_types_supported": [],
+            "dpop_signing_alg_values_supported": list(ALGORITHMS),
             **dict(_authentication()),
         }
 

@@ -46,6 +46,7 @@ class TokenRequest:
     challenge_id: str
     challenge_response: str
     call_context: str
+    dpop_jkt: str
     ttl_seconds: int
 
 
@@ -102,6 +103,7 @@ def request_of(fields: Mapping[str, str], repeated: Iterable[str] = ()) -> Token
         challenge_id=fields.get("challenge_id", ""),
         challenge_response=fields.get("challenge_response", ""),
         call_context=fields.get("call_context", ""),
+        dpop_jkt=fields.get("dpop_jkt", ""),
         ttl_seconds=_seconds(fields.get("ttl_seconds", "")),
     )
 
