@@ -12,7 +12,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import orjson
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -32,6 +32,7 @@ _MAX_HEADER = 512
 _MAX_KID = 128
 
 Claims = dict[str, Any]
+Typ = Literal["JWT", "at+jwt"]
 
 
 class InvalidMandate(ValueError):
@@ -134,15 +135,18 @@ def numeric_date(claims: Mapping[str, Any], name: str) -> float | None:
 
 
 class SigningKey:
-    """A zone's private key. Signing costs what the curve costs: header and key are made once."""
+    """A zone's private key. Signing costs what the curve costs: header and key are made once.
 
-    def __init__(self, kid: str, private: ec.EllipticCurvePrivateKey) -> None:
+    ``typ`` is of the tokens' header; who reads them takes either (RFC 9068, section 2.1).
+    """
+
+    def __init__(self, kid: str, private: ec.EllipticCurvePrivateKey, typ: Typ = "JWT") -> None:
         if not isinstance(private.curve, ec.SECP256R1):
             raise ValueError("signing key is not on P-256")
         self.kid = kid
         self._private = private
         self._key = jwk.construct(private, _ALG)
-        self._header = encode_base64url(orjson.dumps({"alg": _ALG, "typ": "JWT", "kid": kid}))
+        self._header = encode_base64url(orjson.dumps({"alg": _ALG, "typ": typ, "kid": kid}))
 
     @classmethod
     def generate(cls, kid: str) -> SigningKey:
@@ -150,7 +154,7 @@ class SigningKey:
         return cls(kid, ec.generate_private_key(ec.SECP256R1()))
 
     @classmethod
-    def from_pem(cls, kid: str, pem: bytes) -> SigningKey:
+    def from_pem(cls, kid: str, pem: bytes, typ: Typ = "JWT") -> SigningKey:
         """Read what :meth:`pem` wrote.
 
         Raises:
@@ -159,7 +163,7 @@ class SigningKey:
         private = load_pem_private_key(pem, password=None)
         if not isinstance(private, ec.EllipticCurvePrivateKey):
             raise ValueError("signing key is not on P-256")
-        return cls(kid, private)
+        return cls(kid, private, typ)
 
     def pem(self) -> bytes:
         """Return the private part as unencrypted PKCS #8 PEM, for the vault and nowhere else."""

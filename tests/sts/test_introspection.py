@@ -333,3 +333,22 @@ async def test_metadata_lists_the_endpoints(world: World) -> None:
     for endpoint in ("introspection", "revocation"):
         methods = document[f"{endpoint}_endpoint_auth_methods_supported"]
         assert methods == ["client_secret_post", "private_key_jwt"]
+
+
+# --- typing (RFC 9068) ----------------------------------------------------------------------
+
+
+async def test_the_type_of_tokens_is_a_setting(database_url: str, redis_url: str) -> None:
+    async with new_world(database_url, redis_url, ACCESS_TOKEN_TYP="at+jwt") as other:
+        token = await ambient(other)
+        made = await per_call(other, token)
+        for each in (token, made):
+            header = mandate.json_object(mandate.peek(each).header)
+            assert (header["typ"], header["alg"]) == ("at+jwt", "ES256")
+            required = {"iss", "exp", "aud", "sub", "client_id", "iat", "jti"}
+            assert required <= mandate.peek(each).claims.keys()
+            assert (await introspected(other, each))["active"] is True
+
+
+async def test_else_it_is_jwt(world: World) -> None:
+    assert mandate.json_object(mandate.peek(await ambient(world)).header)["typ"] == "JWT"

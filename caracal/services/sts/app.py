@@ -72,7 +72,7 @@ async def _start(
     stack.push_async_callback(redis.aclose)
     writer = await _writer(settings, stack)
     policies = Policies(view, PolicyEngines(settings.policy_engine_max_bytes))
-    keys = SigningKeys(database, Vault(settings.zone_kek))
+    keys = SigningKeys(database, Vault(settings.zone_kek), settings.access_token_typ)
     tail = await _follow(settings, view, [policies.applied, keys.applied], stack)
     reports = PolicyReports(redis, policies, tail)
     reports.start()
@@ -80,7 +80,6 @@ async def _start(
     log, waiter = await _log(settings, database, stack)
     step_up = StepUp(log, waiter)
     admission = _admission(settings, view, database, redis, step_up, stack)
-    recorder = _recorder(view, redis, writer, stack)
     exchange = TokenExchange(
         rules=_rules(settings),
         view=view,
@@ -89,7 +88,7 @@ async def _start(
         keys=keys,
         sessions=SessionFacts(log, waiter),
         step_up=step_up,
-        recorder=recorder,
+        recorder=_recorder(view, redis, writer, stack),
     )
     jwks = Jwks(view, default_zone=settings.jwks_default_zone_id, dev=not settings.is_runtime)
 
@@ -105,15 +104,19 @@ async def _start(
         counters=lambda: _counters(writer, admission.traversals, policies, jwks),
     )
     metadata = ServerMetadata(view, settings.issuer_url)
+    return {**_tokens(exchange, log, waiter), **_documents(jwks, metadata)}
+
+
+def _tokens(exchange: TokenExchange, log: Log, waiter: Waiter) -> dict[str, Route]:
+    rules, clients = exchange.rules, exchange.admission.clients
     issued = IssuedTokens(
-        view, admission.clients, recorder, settings.issuer_url, settings.max_staleness
+        exchange.view, clients, exchange.recorder, rules.issuer, rules.max_staleness
     )
     return {
         "/oauth/2/token": ("POST", exchange),
         "/oauth/2/introspect": ("POST", Introspection(issued)),
         "/oauth/2/revoke": ("POST", Revocation(issued, log, waiter)),
-        "/step-up/{challenge_id}": ("GET", step_up.status),
-        **_documents(jwks, metadata),
+        "/step-up/{challenge_id}": ("GET", exchange.step_up.status),
     }
 
 
