@@ -368,6 +368,18 @@ async def test_a_server_that_is_not_trusted_or_not_public_is_not_asked(
     assert key_server.fetched == before
 
 
+async def test_others_failures_do_not_shut_out_who_can_prove_itself(
+    database_url: str, redis_url: str
+) -> None:
+    limit = {"CLIENT_AUTH_FAIL_LIMIT_PER_MIN": "2"}
+    async with new_world(database_url, redis_url, **limit) as world:
+        app_id = (await world.tenant.add_application(jwks=KEYS)).aggregate_id
+        answers = [await ask(world, app_id, assertion(app_id, FOREIGN)) for _ in range(5)]
+        assert [answer.status_code for answer in answers] == [401] * 3 + [429] * 2
+        assert await world.audit(answers[-1]) == []
+        assert told(await ask(world, app_id, assertion(app_id))) == PROVEN
+
+
 async def test_without_redis_an_assertion_cannot_be_taken(own_servers: EmbeddedServers) -> None:
     async with new_world(own_servers.database_url, own_servers.redis_url) as world:
         made = await world.tenant.add_application(jwks=KEYS)

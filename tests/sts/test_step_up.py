@@ -373,7 +373,9 @@ async def test_its_status_is_told_to_who_knows_its_id(world: World) -> None:
     assert (await world.http.post(url)).status_code == 405
 
 
-@pytest.mark.parametrize("given", [new_id(), "no-such", "%00", "a%20b", "x" * 200])
+@pytest.mark.parametrize(
+    "given", [new_id(), "no-such", "{challenge_id}", "%00", "a%20b", "x" * 200]
+)
 async def test_a_challenge_that_is_not_there(world: World, given: str) -> None:
     answer = await world.http.get(f"{world.url}/step-up/{given}")
     assert told(answer) == (404, "resource_not_found")

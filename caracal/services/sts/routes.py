@@ -38,7 +38,7 @@ class Routes:
         """
         path = scope["path"]
         scope["path_params"] = {}
-        route = self.table.get(path)
+        route = None if "{" in path else self.table.get(path)
         if route is None and (found := _PARAMETER.search(path)) is not None:
             name = _NAMES[found[1]]
             scope["path_params"] = {name: found[2]}
