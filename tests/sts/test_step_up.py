@@ -327,6 +327,17 @@ async def test_a_replayed_gateway_call_gets_no_challenge(world: World) -> None:
     assert "challenge_id" not in again.json()
 
 
+async def test_a_zone_that_has_just_ended(world: World) -> None:
+    """The log knows, the view does not yet: no challenge is left behind."""
+    other = await new_tenant(world.log, POLICY)
+    assert told(await world.post(other.form(scope="write"))) == ASKED
+    async with world.log._pool.connection() as db:
+        await db.execute("DELETE FROM guard_key WHERE key = %s", (f"live:zone:{other.id}",))
+    answer = await world.post(other.form(scope="write"))
+    assert told(answer) == (403, "access_denied")
+    assert "challenge_id" not in answer.json()
+
+
 async def test_five_failures_are_followed_by_a_pause(world: World) -> None:
     token = world.tenant.token(sub="eager", sub_type="user")
     challenge = await agreed(world, subject_token=token)

@@ -107,10 +107,10 @@ def invalid_proof(reason: str) -> Refused:
     return Refused(error, "client_auth_failed")
 
 
-def challenge_refused(status: str) -> Refused:
+def challenge_refused() -> Refused:
     """Return row 8: one text for all that may be wrong with a challenge."""
     error = Unauthenticated("access_denied", "challenge not satisfied or expired")
-    return Refused(error, status, "challenge_invalid")
+    return Refused(error, "challenge_invalid", "challenge_invalid")
 
 
 def audit_unavailable() -> Unavailable:

@@ -26,7 +26,7 @@ from caracal.services.http import Receive, Scope, Send, respond
 from caracal.services.sts.call import Call
 from caracal.services.sts.exchange import Exchange, Verdict
 from caracal.services.sts.failure_limit import FailureLimit
-from caracal.services.sts.refusals import InteractionRequired, Refused, challenge_refused
+from caracal.services.sts.refusals import InteractionRequired, Refused, challenge_refused, denied
 from caracal.services.sts.subject_token import Principal
 
 FAILURES, WINDOW_SECONDS, COOLDOWN_SECONDS = 5, 120.0, 300.0
@@ -60,7 +60,7 @@ class StepUp:
         self._check(key)
         if not await self._consume(call, principal, subject.sid if subject else None, now):
             self._failures.failed(key)
-            raise challenge_refused("challenge_invalid")
+            raise challenge_refused()
         self._failures.cleared(key)
         return True
 
@@ -80,7 +80,7 @@ class StepUp:
             try:
                 saved = await self._log.save(challenge)
             except NotFound:
-                return challenge_refused("session_invalid").error  # its zone has just ended
+                return denied("session revoked", "session_invalid").error  # its zone just ended
         await self._waiter.applied(saved)
         return error.with_challenge(challenge.aggregate_id, secret, challenge.expires_at)
 
