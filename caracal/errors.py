@@ -48,9 +48,10 @@ class BadInput(Refusal):
 
 
 class Unauthenticated(Refusal):
-    """401: no or no valid credential."""
+    """401: no or no valid credential. ``authenticate`` says how to (RFC 9110, section 11.6.1)."""
 
     status = 401
+    authenticate = "Bearer"
 
 
 class Forbidden(Refusal):

@@ -12,7 +12,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import orjson
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -32,6 +32,7 @@ _MAX_HEADER = 512
 _MAX_KID = 128
 
 Claims = dict[str, Any]
+Typ = Literal["JWT", "at+jwt"]
 
 
 class InvalidMandate(ValueError):
@@ -78,7 +79,7 @@ def peek(token: str) -> Unverified:
     header, dot, payload = signed.partition(b".")
     if not dot or b"." in payload:
         raise InvalidMandate("not three parts")
-    return Unverified(_json_object(payload), header, signed, signature)
+    return Unverified(json_object(payload), header, signed, signature)
 
 
 def verify(token: str | Unverified, keys: Keys) -> Claims:
@@ -91,7 +92,7 @@ def verify(token: str | Unverified, keys: Keys) -> Claims:
     key = keys.get(parts.kid)
     if key is None:
         raise InvalidMandate("unknown kid")
-    signature = _decode(parts.signature)
+    signature = decode_base64url(parts.signature)
     if len(signature) != 64 or not key.verify(parts.signed, signature):
         raise InvalidMandate("wrong signature")
     return parts.claims
@@ -134,15 +135,18 @@ def numeric_date(claims: Mapping[str, Any], name: str) -> float | None:
 
 
 class SigningKey:
-    """A zone's private key. Signing costs what the curve costs: header and key are made once."""
+    """A zone's private key. Signing costs what the curve costs: header and key are made once.
 
-    def __init__(self, kid: str, private: ec.EllipticCurvePrivateKey) -> None:
+    ``typ`` is of the tokens' header; who reads them takes either (RFC 9068, section 2.1).
+    """
+
+    def __init__(self, kid: str, private: ec.EllipticCurvePrivateKey, typ: Typ = "JWT") -> None:
         if not isinstance(private.curve, ec.SECP256R1):
             raise ValueError("signing key is not on P-256")
         self.kid = kid
         self._private = private
         self._key = jwk.construct(private, _ALG)
-        self._header = _encode(orjson.dumps({"alg": _ALG, "typ": "JWT", "kid": kid}))
+        self._header = encode_base64url(orjson.dumps({"alg": _ALG, "typ": typ, "kid": kid}))
 
     @classmethod
     def generate(cls, kid: str) -> SigningKey:
@@ -150,7 +154,7 @@ class SigningKey:
         return cls(kid, ec.generate_private_key(ec.SECP256R1()))
 
     @classmethod
-    def from_pem(cls, kid: str, pem: bytes) -> SigningKey:
+    def from_pem(cls, kid: str, pem: bytes, typ: Typ = "JWT") -> SigningKey:
         """Read what :meth:`pem` wrote.
 
         Raises:
@@ -159,7 +163,7 @@ class SigningKey:
         private = load_pem_private_key(pem, password=None)
         if not isinstance(private, ec.EllipticCurvePrivateKey):
             raise ValueError("signing key is not on P-256")
-        return cls(kid, private)
+        return cls(kid, private, typ)
 
     def pem(self) -> bytes:
         """Return the private part as unencrypted PKCS #8 PEM, for the vault and nowhere else."""
@@ -174,15 +178,15 @@ class SigningKey:
             "use": "sig",
             "alg": _ALG,
             "kid": self.kid,
-            "x": _encode(point.x.to_bytes(32)).decode(),
-            "y": _encode(point.y.to_bytes(32)).decode(),
+            "x": encode_base64url(point.x.to_bytes(32)).decode(),
+            "y": encode_base64url(point.y.to_bytes(32)).decode(),
         }
 
     def sign(self, claims: Mapping[str, Any]) -> str:
         """Return ``claims`` as a signed compact JWT (RFC 7515, section 3.1)."""
-        signed = self._header + b"." + _encode(orjson.dumps(claims))
+        signed = self._header + b"." + encode_base64url(orjson.dumps(claims))
         signature: bytes = self._key.sign(signed)
-        return (signed + b"." + _encode(signature)).decode()
+        return (signed + b"." + encode_base64url(signature)).decode()
 
 
 def sign(claims: Mapping[str, Any], key: SigningKey) -> str:
@@ -235,7 +239,11 @@ def _acceptable(entry: Any) -> tuple[str, VerificationKey] | None:
 
 def _coordinate(value: Any) -> str:
     """RFC 7518, section 6.2.1.2: the full 32 bytes of the curve's field, leading zeros kept."""
-    if not isinstance(value, str) or not value.isascii() or len(_decode(value.encode())) != 32:
+    if (
+        not isinstance(value, str)
+        or not value.isascii()
+        or len(decode_base64url(value.encode())) != 32
+    ):
         raise ValueError("coordinate is not 32 bytes")
     return value
 
@@ -245,7 +253,7 @@ def _read_header(segment: bytes) -> str:
     """A zone's tokens share one header, so it is read once; unproven, hence bounded."""
     if len(segment) > _MAX_HEADER:
         raise InvalidMandate("header too large")
-    header = _json_object(segment)
+    header = json_object(segment)
     kid = header.get("kid")
     if header.get("alg") != _ALG or "crit" in header:
         raise InvalidMandate("algorithm not allowed")
@@ -254,9 +262,14 @@ def _read_header(segment: bytes) -> str:
     return kid
 
 
-def _json_object(segment: bytes) -> Claims:
+def json_object(segment: bytes) -> Claims:
+    """Return the object in a segment of a token.
+
+    Raises:
+        InvalidMandate: not base64url, or no JSON object.
+    """
     try:
-        value = orjson.loads(_decode(segment))
+        value = orjson.loads(decode_base64url(segment))
     except orjson.JSONDecodeError as error:
         raise InvalidMandate("not JSON") from error
     if not isinstance(value, dict):
@@ -264,16 +277,21 @@ def _json_object(segment: bytes) -> Claims:
     return value
 
 
-def _decode(segment: bytes) -> bytes:
-    """Base64url without padding (RFC 7515, section 2), in its one spelling."""
+def decode_base64url(segment: bytes) -> bytes:
+    """Decode base64url without padding (RFC 7515, section 2), in its one spelling.
+
+    Raises:
+        InvalidMandate: it is none, or in another spelling.
+    """
     try:
         data = urlsafe_b64decode(segment + b"==")
     except binascii.Error as error:
         raise InvalidMandate("not base64url") from error
-    if _encode(data) != segment:
+    if encode_base64url(data) != segment:
         raise InvalidMandate("not base64url")
     return data
 
 
-def _encode(data: bytes) -> bytes:
+def encode_base64url(data: bytes) -> bytes:
+    """Return base64url without padding."""
     return urlsafe_b64encode(data).rstrip(b"=")

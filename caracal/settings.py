@@ -163,6 +163,7 @@ class Settings(BaseSettings):
     policy_eval_timeout_ms: Count = 500
     policy_engine_max_bytes: Count = 268_435_456
     sts_admin_token: str = _secret()
+    access_token_typ: Literal["JWT", "at+jwt"] = "JWT"  # noqa: S105  a media type
 
     # Coordinator
     caracal_coordinator_token: str = _secret()

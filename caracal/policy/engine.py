@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal, get_args
 
 import orjson
 import regorus
@@ -28,7 +28,9 @@ QUERY = "data.caracal.authz.result"
 MAX_INPUT = 256 * 1024
 MAX_RESULT = 64 * 1024
 MAX_WORD = 64
-STEP_UP_TYPES = frozenset({"mfa", "human_approval", "software_attestation"})
+StepUpType = Literal["mfa", "human_approval", "software_attestation"]
+_KINDS: tuple[StepUpType, ...] = get_args(StepUpType)
+STEP_UP_TYPES = frozenset(_KINDS)
 
 # Measured: about 130 bytes of memory a byte of policy, 1 KiB for an empty one.
 _BYTES_PER_BYTE = 160
@@ -69,7 +71,7 @@ class Decision:
     evaluation_status: str
     determining_policies: list[str | dict[str, Any]] = field(default_factory=list)
     diagnostics: list[dict[str, Any]] = field(default_factory=list)
-    step_up: str | None = None
+    step_up: StepUpType | None = None
 
 
 def deny(reason: str, *, status: str = "complete") -> Decision:
@@ -213,9 +215,6 @@ def _items(value: object, kinds: type | tuple[type, ...]) -> list[Any]:
     return [item for item in value if isinstance(item, kinds)] if isinstance(value, list) else []
 
 
-def _step_up(diagnostics: list[dict[str, Any]]) -> str | None:
-    for item in diagnostics:
-        wanted = item.get("step_up_required")
-        if isinstance(wanted, str) and wanted in STEP_UP_TYPES:
-            return wanted
-    return None
+def _step_up(diagnostics: list[dict[str, Any]]) -> StepUpType | None:
+    wanted = (item.get("step_up_required") for item in diagnostics)
+    return next((kind for each in wanted for kind in _KINDS if kind == each), None)

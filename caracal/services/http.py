@@ -97,7 +97,7 @@ def error_body(error: CaracalError, request_id: str) -> bytes:
 def error_headers(error: CaracalError) -> list[Header]:
     """Return the headers that an error answer adds."""
     if isinstance(error, Unauthenticated):
-        return [(b"www-authenticate", b"Bearer")]
+        return [(b"www-authenticate", error.authenticate.encode())]
     if isinstance(error, TooSlow):
         return [(b"connection", b"close")]
     if isinstance(error, TooMany | Unavailable):

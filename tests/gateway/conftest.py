@@ -79,9 +79,10 @@ def tls(tmp_path: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     return certificate(tmp_path), ssl.create_default_context(cafile=tmp_path / "server.pem")
 
 
-def certificate(folder: Path) -> ssl.SSLContext:
+def certificate(folder: Path, host: str = "tls.example") -> ssl.SSLContext:
+    """Return a server's context; ``server.pem`` in ``folder`` is what to trust."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tls.example")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
     start = dt.datetime.now(dt.UTC) - dt.timedelta(hours=1)
     made = (
         x509.CertificateBuilder()
@@ -91,7 +92,7 @@ def certificate(folder: Path) -> ssl.SSLContext:
         .serial_number(1)
         .not_valid_before(start)
         .not_valid_after(start + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("tls.example")]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
         .sign(key, hashes.SHA256())
     )
     path = folder / "server.pem"

@@ -29,6 +29,7 @@ async def test_metadata_of_a_resource(scene: Scene) -> None:
             "authorization_servers": [f"{ISSUER}/zones/{scene.tenant.id}"],
             "scopes_supported": ["read", "write", "odd", "agent:lifecycle"],
             "bearer_methods_supported": ["header"],
+            "dpop_signing_alg_values_supported": ["ES256", "RS256", "PS256"],
         }
     assert not scene.upstream.requests
 
@@ -39,6 +40,7 @@ async def test_metadata_of_the_gateway(scene: Scene) -> None:
         "resource": scene.url,
         "authorization_servers": [ISSUER],
         "bearer_methods_supported": ["header"],
+        "dpop_signing_alg_values_supported": ["ES256", "RS256", "PS256"],
     }
 
 

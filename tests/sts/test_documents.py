@@ -85,6 +85,12 @@ async def test_metadata(world: World) -> None:
     assert whole["issuer"] == ISSUER
     assert zone["issuer"] == f"{ISSUER}/zones/{world.tenant.id}"
     assert zone["jwks_uri"] == f"{zone['issuer']}/.well-known/jwks.json"
+    assert whole["token_endpoint_auth_methods_supported"] == [
+        "client_secret_post",
+        "private_key_jwt",
+    ]
+    algorithms = whole["token_endpoint_auth_signing_alg_values_supported"]
+    assert algorithms == ["ES256", "RS256", "PS256"]
     assert whole["token_endpoint"] == zone["token_endpoint"] == f"{ISSUER}/oauth/2/token"
 
 

@@ -311,7 +311,9 @@ async def test_a_deny_by_policy_is_explained(stage: Stage) -> None:
     found = await stage.ask("explain", tenant, request_id)
     assert (found["request_id"], found["zone_id"]) == (request_id, tenant.id)
     assert found["final_decision"] == "deny"
-    assert [event["id"] for event in found["events"]] == [event["id"] for event in recorded]
+    *decisions, fact = found["events"]
+    assert [event["id"] for event in decisions] == [event["id"] for event in recorded]
+    assert fact["event_type"] == "challenge.issued"
     denial, event = found["denied"][0], recorded[0]
     version = event["policy_set_version_id"]
     assert (denial["check"], denial["policy_set_version_id"]) == ("policy", version)

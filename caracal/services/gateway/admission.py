@@ -18,6 +18,7 @@ MIN_LIFE = 35.0
 _READ = frozenset(
     (
         b"authorization",
+        b"dpop",
         b"x-caracal-resource",
         b"x-caracal-client-id",
         b"x-caracal-scope",
@@ -26,6 +27,9 @@ _READ = frozenset(
         b"baggage",
     )
 )
+
+
+_SCHEMES = (b"bearer", b"dpop")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,8 @@ class Inbound:
     scope: str | None
     challenge: tuple[str, str] | None
     baggage: tuple[bytes, ...]
+    proofs: tuple[bytes, ...] | None = None
+    """Values of ``DPoP`` headers when the token is sent by that scheme (RFC 9449, section 7.1)."""
 
     def expires_in(self, now: float) -> int:
         """Return the whole seconds left of the bearer."""
@@ -55,7 +61,7 @@ def admit(headers: Iterable[Header], now: float) -> Inbound:
     for name, value in headers:
         if name in _READ:
             sent.setdefault(name, []).append(value)
-    token = _bearer(sent.get(b"authorization", []))
+    scheme, token = _credential(sent.get(b"authorization", []))
     unverified = _peek(token, now)
     if b"x-caracal-client-id" in sent:
         raise Denied(
@@ -75,6 +81,7 @@ def admit(headers: Iterable[Header], now: float) -> Inbound:
         scope=_scope(sent.get(b"x-caracal-scope", [])),
         challenge=_challenge(sent),
         baggage=tuple(sent.get(b"baggage", ())),
+        proofs=tuple(sent.get(b"dpop", ())) if scheme == b"dpop" else None,
     )
 
 
@@ -125,14 +132,16 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _bearer(values: list[bytes]) -> str:
+def _credential(values: list[bytes]) -> tuple[bytes, str]:
+    """Return scheme, in lower case, and token."""
     scheme, _, token = values[0].strip().partition(b" ") if len(values) == 1 else (b"", b"", b"")
     token = token.strip()
-    if scheme.lower() != b"bearer" or not token or b" " in token or not token.isascii():
+    scheme = scheme.lower()
+    if scheme not in _SCHEMES or not token or b" " in token or not token.isascii():
         raise Denied(401, "invalid_token", "missing bearer token", "denials_missing_auth")
     if len(token) > MAX_TOKEN_BYTES:
         raise Denied(401, "invalid_token", "bearer token too large", "denials_bad_bearer")
-    return token.decode("ascii")
+    return scheme, token.decode("ascii")
 
 
 _peeked = lru_cache(maxsize=2048)(peek)  # an ambient token comes again and again

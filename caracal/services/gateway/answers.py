@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 
 from caracal.errors import CaracalError
+from caracal.jwk import ALGORITHMS
 from caracal.services.gateway.checks import Known
 from caracal.services.gateway.counters import Counters
 from caracal.services.gateway.metadata import base_url, metadata_url
-from caracal.services.gateway.refusals import ExchangeRefused, Undeliverable
+from caracal.services.gateway.refusals import ExchangeRefused, SenderUnproven, Undeliverable
 from caracal.services.http import Header, Scope, error_headers
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,10 @@ def refusal_headers(
 
 
 def _challenges(refusal: CaracalError, known: Known, url: str) -> list[bytes]:
-    """How to authenticate (RFC 6750, section 3; RFC 9728, section 5.1)."""
+    """How to authenticate (RFC 6750, section 3; RFC 9728, section 5.1; RFC 9449, section 7.1)."""
+    if isinstance(refusal, SenderUnproven):
+        algs = " ".join(ALGORITHMS)
+        return [f'DPoP resource_metadata="{url}", error="{refusal.code}", algs="{algs}"'.encode()]
     metadata = f'Bearer resource_metadata="{url}"'
     if refusal.code != "interaction_required":
         return [metadata.encode()]

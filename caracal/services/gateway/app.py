@@ -21,6 +21,7 @@ from caracal.services.gateway.calls import Calls
 from caracal.services.gateway.checks import Checks
 from caracal.services.gateway.counters import Counters
 from caracal.services.gateway.dates import dated
+from caracal.services.gateway.dpop import Senders
 from caracal.services.gateway.exchange import Exchange
 from caracal.services.gateway.forward import Forwarder, upstream_session
 from caracal.services.gateway.own_paths import OwnPaths
@@ -116,10 +117,11 @@ async def _start(
         issuer=settings.issuer_url or None,
         fail_open=settings.jti_fail_open,
     )
+    senders = Senders(redis, settings.gateway_url, fail_open=settings.jti_fail_open)
     guard = UpstreamGuard(settings.allow_private_upstreams, settings.upstream_host_allowlist)
     upstreams = await stack.enter_async_context(upstream_session(guard))
     calls = Calls(
-        checks=Checks(gateway.view, bearers),
+        checks=Checks(gateway.view, bearers, senders),
         exchange=_exchange(settings, sts),
         counters=gateway.counters,
         gateway_url=settings.gateway_url,

@@ -128,4 +128,5 @@ def _form(checked: Checked, context: str) -> dict[str, str | None]:
         "challenge_id": challenge_id,
         "challenge_response": response,
         "call_context": context,
+        "dpop_jkt": checked.jkt,
     }

@@ -10,6 +10,7 @@ from caracal.projections.memory import Row
 from caracal.services.consistency import lagging, min_position
 from caracal.services.gateway.admission import Inbound, admit
 from caracal.services.gateway.bearer import Bearers
+from caracal.services.gateway.dpop import Senders
 from caracal.services.gateway.hints import ActsAs, acts_as
 from caracal.services.gateway.paths import check_path
 from caracal.services.gateway.refusals import Denied
@@ -39,6 +40,8 @@ class Checked:
     claims: Claims
     anchors: frozenset[str]
     acts_as: ActsAs
+    jkt: str | None = None
+    """Thumbprint of the key that the sender has proven to hold."""
 
     @property
     def application_id(self) -> str | None:
@@ -50,8 +53,8 @@ class Checked:
 class Checks:
     """Nothing here calls the STS, but for keys that are not held yet."""
 
-    def __init__(self, view: GatewayView, bearers: Bearers) -> None:
-        self._view, self._bearers = view, bearers
+    def __init__(self, view: GatewayView, bearers: Bearers, senders: Senders) -> None:
+        self._view, self._bearers, self._senders = view, bearers, senders
 
     async def __call__(self, scope: Scope, request_id: str, known: Known) -> Checked:
         """Check a request; revocation itself is looked at by the caller.
@@ -66,9 +69,10 @@ class Checks:
         known.scope = inbound.scope or " ".join(resource["scopes"] or ())
         check_path(scope["raw_path"])
         claims, anchors = await self._bearers.check(inbound, resource["identifier"], request_id)
+        jkt = await self._senders.proven(scope, inbound, claims)
         hinted = await acts_as(self._view, inbound.baggage, claims)
         known.passed = True
-        return Checked(inbound, resource, claims, anchors, hinted)
+        return Checked(inbound, resource, claims, anchors, hinted, jkt)
 
     async def _reach(self, scope: Scope) -> None:
         position = min_position(scope)

@@ -31,6 +31,7 @@ _HOP_BY_HOP = frozenset(
 # Expect has been answered here already: the body is read from the client when it is sent on.
 _REQUEST_DROPPED = _HOP_BY_HOP | {
     b"authorization",
+    b"dpop",
     b"caracal-min-position",
     b"expect",
     b"forwarded",

@@ -8,6 +8,7 @@ from urllib.parse import quote, unquote
 
 from caracal.errors import NotFound
 from caracal.ids import ID_PATTERN
+from caracal.jwk import ALGORITHMS
 from caracal.services.gateway.view import GatewayView
 from caracal.services.http import Scope, header
 
@@ -64,4 +65,9 @@ async def document(view: GatewayView, path: str, base: str, issuer: str) -> dict
 
 def _document(resource: str, server: str) -> dict[str, Any]:
     servers = {"authorization_servers": [server]} if server else {}
-    return {"resource": resource, **servers, "bearer_methods_supported": ["header"]}
+    return {
+        "resource": resource,
+        **servers,
+        "bearer_methods_supported": ["header"],
+        "dpop_signing_alg_values_supported": list(ALGORITHMS),
+    }

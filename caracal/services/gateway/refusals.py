@@ -14,6 +14,13 @@ class Denied(Refusal):
         self.counter = counter
 
 
+class SenderUnproven(Denied):
+    """401: who sends a bound token does not prove to hold its key (RFC 9449, section 7.1)."""
+
+    def __init__(self, code: str, description: str) -> None:
+        super().__init__(401, code, description, "denials_signature")
+
+
 class Stale(Unavailable):
     """503 ``state_stale``: the view is too old to decide anything (row 12)."""
 

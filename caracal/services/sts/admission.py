@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import Any
 
 from caracal import clock
-from caracal.errors import Unauthenticated
 from caracal.projections.memory import Row
 from caracal.projections.query import one
 from caracal.projections.session import SESSIONS
@@ -16,8 +15,10 @@ from caracal.services.sts.binding import Binding, bind, check_client
 from caracal.services.sts.call import Call
 from caracal.services.sts.client_authentication import ClientAuthentication
 from caracal.services.sts.delegation import DELEGATION_INVALID
+from caracal.services.sts.dpop import Senders
 from caracal.services.sts.exchange import Exchange
 from caracal.services.sts.refusals import Refused, bad_request
+from caracal.services.sts.step_up import StepUp
 from caracal.services.sts.subject_token import Kind, Principal, Proofs
 from caracal.services.sts.token_request import TokenRequest, read_call_context
 from caracal.services.sts.view import StsView, ZoneView
@@ -43,6 +44,8 @@ class Admission:
     clients: ClientAuthentication
     proofs: Proofs
     database: Pool
+    senders: Senders
+    step_up: StepUp
     traversals: Traversals = field(default_factory=Traversals)
 
     async def admitted(self, call: Call) -> Exchange:
@@ -64,9 +67,11 @@ class Admission:
         zone = ZoneView(self.view, request.zone_id)
         subject = await self._principal(request.subject_token, zone, now, "subject")
         actor = await self._principal(request.actor_token, zone, now, "actor")
-        _check_principals(request, subject, actor)
+        _check_principals(subject, actor)
         if subject is not None:
             self._check_client(call, zone, subject, actor)
+        jkt = await self.senders.proven(call, (subject, actor), now)
+        resolved = await self.step_up.consumed(call, subject, now)
         binding = await self._bound(call, zone, subject, now)
         return Exchange(
             request=request,
@@ -77,6 +82,8 @@ class Admission:
             subject=subject,
             actor=actor,
             binding=binding,
+            challenge_resolved=resolved,
+            jkt=jkt,
             call=context,
             now=now,
             occurred_at=clock.rfc3339(now),
@@ -140,12 +147,7 @@ class Admission:
             return await one(connection, SESSIONS, id=request.session_id, zone_id=zone.id)
 
 
-def _check_principals(
-    request: TokenRequest, subject: Principal | None, actor: Principal | None
-) -> None:
-    """Rows 6 to 8. As yet nobody issues challenges, so none is ever satisfied."""
+def _check_principals(subject: Principal | None, actor: Principal | None) -> None:
+    """Row 6."""
     if subject is not None and actor is not None and actor.is_same_as(subject):
         raise Refused(bad_request("actor and subject are the same"), "actor_token_invalid")
-    if request.challenge_id or request.challenge_response:
-        error = Unauthenticated("access_denied", "challenge not satisfied or expired")
-        raise Refused(error, "challenge_invalid", "challenge_invalid")

@@ -25,24 +25,32 @@ from caracal.services.connections import Pool, pool, rings
 from caracal.services.health import Health
 from caracal.services.http import App, Edge
 from caracal.services.sts.admission import Admission, Traversals
+from caracal.services.sts.client_assertion import ClientAssertions
 from caracal.services.sts.client_authentication import ClientAuthentication
+from caracal.services.sts.client_keys import ClientKeys
 from caracal.services.sts.client_secrets import ClientSecrets
+from caracal.services.sts.dpop import Senders
 from caracal.services.sts.evaluator import Evaluator
 from caracal.services.sts.failure_limit import FailureLimit
+from caracal.services.sts.introspection import Introspection
+from caracal.services.sts.issued_token import IssuedTokens
 from caracal.services.sts.jwks import Jwks
 from caracal.services.sts.policies import Policies
 from caracal.services.sts.policy_reports import PolicyReports
 from caracal.services.sts.recorder import Recorder
+from caracal.services.sts.revocation import Revocation
 from caracal.services.sts.routes import Route, Routes
 from caracal.services.sts.server_metadata import ServerMetadata
 from caracal.services.sts.session_facts import SessionFacts
 from caracal.services.sts.settlement import Settlements
 from caracal.services.sts.shadow import Shadows
 from caracal.services.sts.signing_keys import SigningKeys
+from caracal.services.sts.step_up import StepUp
 from caracal.services.sts.subject_token import Proofs
 from caracal.services.sts.token_exchange import Rules, TokenExchange
 from caracal.services.sts.token_request import MAX_BODY
 from caracal.services.sts.view import StsView
+from caracal.services.upstream_guard import UpstreamGuard
 from caracal.settings import Settings
 
 
@@ -69,19 +77,22 @@ async def _start(
     writer = await _writer(settings, stack)
     evaluator = _evaluator(settings, stack)
     policies = Policies(view, evaluator)
-    keys = SigningKeys(database, Vault(settings.zone_kek))
+    keys = SigningKeys(database, Vault(settings.zone_kek), settings.access_token_typ)
     tail = await _follow(settings, view, [policies.applied, keys.applied], stack)
     reports = PolicyReports(redis, policies, tail)
     reports.start()
     stack.push_async_callback(reports.stop)
-    admission = _admission(settings, view, database, stack)
+    log, waiter = await _log(settings, database, stack)
+    step_up = StepUp(log, waiter)
+    admission = _admission(settings, view, database, redis, step_up, stack)
     exchange = TokenExchange(
         rules=_rules(settings),
         view=view,
         admission=admission,
         policies=policies,
         keys=keys,
-        sessions=await _sessions(settings, database, stack),
+        sessions=SessionFacts(log, waiter),
+        step_up=step_up,
         recorder=_recorder(view, redis, writer, stack),
         shadows=(shadows := _shadows(settings, writer, stack)),
     )
@@ -101,12 +112,25 @@ async def _start(
             writer, admission.traversals, jwks, engine=_engine(policies, shadows)
         ),
     )
-    return _routes(exchange, jwks, ServerMetadata(view, settings.issuer_url))
+    metadata = ServerMetadata(view, settings.issuer_url)
+    return {**_tokens(exchange, log, waiter), **_documents(jwks, metadata)}
 
 
-def _routes(exchange: App, jwks: App, metadata: App) -> dict[str, Route]:
+def _tokens(exchange: TokenExchange, log: Log, waiter: Waiter) -> dict[str, Route]:
+    rules, clients = exchange.rules, exchange.admission.clients
+    issued = IssuedTokens(
+        exchange.view, clients, exchange.recorder, rules.issuer, rules.max_staleness
+    )
     return {
         "/oauth/2/token": ("POST", exchange),
+        "/oauth/2/introspect": ("POST", Introspection(issued)),
+        "/oauth/2/revoke": ("POST", Revocation(issued, log, waiter)),
+        "/step-up/{challenge_id}": ("GET", exchange.step_up.status),
+    }
+
+
+def _documents(jwks: App, metadata: App) -> dict[str, Route]:
+    return {
         "/.well-known/jwks.json": ("GET", jwks),
         "/zones/{zone_id}/.well-known/jwks.json": ("GET", jwks),
         "/.well-known/oauth-authorization-server": ("GET", metadata),
@@ -182,7 +206,12 @@ def _kept_apart(policies: Policies) -> dict[str, Any]:
 
 
 def _admission(
-    settings: Settings, view: StsView, database: Pool, stack: AsyncExitStack
+    settings: Settings,
+    view: StsView,
+    database: Pool,
+    redis: Redis,
+    step_up: StepUp,
+    stack: AsyncExitStack,
 ) -> Admission:
     secrets = ClientSecrets(
         database,
@@ -192,18 +221,29 @@ def _admission(
     )
     stack.callback(secrets.close)
     failures = FailureLimit(settings.client_auth_fail_limit_per_min)
-    clients = ClientAuthentication(view, secrets, failures)
-    return Admission(view, clients, Proofs(settings.issuer_url), database)
+    assertions = _assertions(settings, redis, stack)
+    clients = ClientAuthentication(view, secrets, assertions, failures)
+    senders = Senders(redis, f"{settings.issuer_url}/oauth/2/token")
+    proofs = Proofs(settings.issuer_url)
+    return Admission(view, clients, proofs, database, senders, step_up)
 
 
-async def _sessions(settings: Settings, database: Pool, stack: AsyncExitStack) -> SessionFacts:
+def _assertions(settings: Settings, redis: Redis, stack: AsyncExitStack) -> ClientAssertions:
+    guard = UpstreamGuard(settings.allow_private_upstreams, settings.upstream_host_allowlist)
+    keys = ClientKeys(guard)
+    stack.push_async_callback(keys.close)
+    issuer = settings.issuer_url
+    return ClientAssertions(keys, redis, frozenset((issuer, f"{issuer}/oauth/2/token")))
+
+
+async def _log(settings: Settings, database: Pool, stack: AsyncExitStack) -> tuple[Log, Waiter]:
     appender = Appender(settings.database_url)
     await appender.start()
     stack.push_async_callback(appender.stop)
     waiter = Waiter(settings.database_url)
     await waiter.start()
     stack.push_async_callback(waiter.stop)
-    return SessionFacts(Log(database, appender), waiter)
+    return Log(database, appender), waiter
 
 
 def _counters(

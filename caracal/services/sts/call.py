@@ -33,6 +33,11 @@ class Call:
         return str(client[0]) if client else "-"
 
     @property
+    def proofs(self) -> list[bytes]:
+        """Return the values of its ``DPoP`` headers."""
+        return [value for name, value in self.scope["headers"] if name == b"dpop"]
+
+    @property
     def by_gateway(self) -> bool:
         """Say whether the Gateway signed it."""
         return self.nonce is not None

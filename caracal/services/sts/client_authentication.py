@@ -6,6 +6,7 @@ from datetime import datetime
 
 from caracal.projections.memory import Row
 from caracal.services.sts.call import Call
+from caracal.services.sts.client_assertion import ClientAssertions
 from caracal.services.sts.client_secrets import ClientSecrets
 from caracal.services.sts.failure_limit import FailureLimit
 from caracal.services.sts.refusals import Refused, bad_client
@@ -16,8 +17,15 @@ from caracal.services.sts.view import StsView
 class ClientAuthentication:
     """Authenticates the calling application; the one place that knows the methods."""
 
-    def __init__(self, view: StsView, secrets: ClientSecrets, failures: FailureLimit) -> None:
-        self._view, self._secrets, self._failures = view, secrets, failures
+    def __init__(
+        self,
+        view: StsView,
+        secrets: ClientSecrets,
+        assertions: ClientAssertions,
+        failures: FailureLimit,
+    ) -> None:
+        self._view, self._failures = view, failures
+        self._secrets, self._assertions = secrets, assertions
 
     def check_signature(self, call: Call, keys: tuple[bytes, ...]) -> Call:
         """Return the call with what the Gateway signed; row 0c of the validation order.
@@ -54,28 +62,41 @@ class ClientAuthentication:
         application = self._known(request, now)
         if by_gateway and request.subject_token:
             return application or await self._found(request, now)
-        if application is not None and self._is_remembered(application, request.client_secret):
+        if application is not None and await self._is_proven(application, request, now):
             return application
         keys = (("application", request.zone_id, request.application_id), ("address", address))
         self._failures.check(*keys)
         try:
-            application = application or await self._found(request, now)
-            if await self._proves(application, request):
-                return application
-            raise bad_client()
+            return await self._proven(application, request, now)
         except Refused:
             self._failures.failed(*keys)
             raise
 
-    async def _proves(self, application: Row, request: TokenRequest) -> bool:
-        if application["credential_type"] == "public" or not request.client_secret:
+    async def _is_proven(self, application: Row, request: TokenRequest, now: datetime) -> bool:
+        """Say so of what costs little: others' failures must not shut out who can prove itself."""
+        if application["credential_type"] == "public":
             return False
-        return await self._secrets.verify(application, request.client_secret)
+        if request.client_secret:
+            return self._secrets.is_known(application, request.client_secret)
+        return await self._asserts(application, request, now)
 
-    def _is_remembered(self, application: Row, secret: str) -> bool:
-        return application["credential_type"] != "public" and self._secrets.is_known(
-            application, secret
-        )
+    async def _proven(self, known: Row | None, request: TokenRequest, now: datetime) -> Row:
+        """If both are sent the secret decides: an assertion does not rescue a wrong one."""
+        application = known or await self._found(request, now)
+        if application["credential_type"] == "public":
+            raise bad_client()
+        if request.client_secret:
+            proven = await self._secrets.verify(application, request.client_secret)
+        else:  # that of a known application was looked at before
+            proven = known is None and await self._asserts(application, request, now)
+        if not proven:
+            raise bad_client()
+        return application
+
+    async def _asserts(self, application: Row, request: TokenRequest, now: datetime) -> bool:
+        if not request.client_assertion:
+            return False
+        return await self._assertions.proves(application, request, now.timestamp())
 
     def _known(self, request: TokenRequest, now: datetime) -> Row | None:
         zone = self._view.zone(request.zone_id)

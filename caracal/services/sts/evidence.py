@@ -113,7 +113,7 @@ def _of_decision(exchange: Exchange, verdict: Verdict) -> Mapping[str, Any]:
         exchange,
         resource=verdict.requested,
         reason=verdict.reason,
-        challenge_resolved=False,
+        challenge_resolved=exchange.challenge_resolved,
         **({"policy_input": verdict.policy_input, **replay} if verdict.policy_input else {}),
     )
 

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from caracal.errors import CaracalError
+from caracal.events.challenge import ChallengeType
 from caracal.projections.memory import Row
 from caracal.services.sts.binding import Binding
 from caracal.services.sts.policies import InForce
@@ -27,6 +28,8 @@ class Exchange:
         zone: of the request.
         application: row of the calling application.
         by_gateway: the Gateway signed the call.
+        challenge_resolved: a step-up challenge was met and is used up.
+        jkt: thumbprint of the key that the mandate is bound to.
         call: ``http`` and ``mcp`` of a signed Gateway call.
         now: when it is decided; ``occurred_at`` is the same as text.
         position: of the log, up to which the view has applied everything.
@@ -40,6 +43,8 @@ class Exchange:
     subject: Principal | None
     actor: Principal | None
     binding: Binding
+    challenge_resolved: bool
+    jkt: str | None
     call: Mapping[str, Any]
     now: datetime
     occurred_at: str
@@ -70,6 +75,7 @@ class Verdict:
         ends: the answer to the whole request, when there is no usable decision.
         grant_id: the grant that was relied on.
         by: policy set version that decided.
+        step_up: what the policy asks for before it would allow.
         unknown: refused because the view knows no such thing: to be looked for once more.
     """
 
@@ -82,6 +88,7 @@ class Verdict:
     ends: CaracalError | None = None
     grant_id: str | None = None
     by: InForce | None = None
+    step_up: ChallengeType | None = None
     unknown: bool = False
     decision: str = "deny"
     determining_policies: list[Any] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Limit of failed client authentications, per replica, in memory (contract, section 5)."""
+"""Limits of failed attempts, per replica, in memory (contract, sections 5 and 15)."""
 
 from __future__ import annotations
 
@@ -21,10 +21,18 @@ class _Failures:
 
 
 class FailureLimit:
-    """More than ``limit`` failures of a key in a minute block it for a minute; 0: no limit."""
+    """More than ``limit`` failures of a key in ``window`` s block it for ``block`` s; 0: none."""
 
-    def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        limit: int,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        window: float = _MINUTE,
+        block: float = _MINUTE,
+    ) -> None:
         self._limit, self._clock = limit, clock
+        self._window, self._block = window, block
         self._keys: OrderedDict[tuple[str, ...], _Failures] = OrderedDict()
 
     def check(self, *keys: tuple[str, ...]) -> None:
@@ -46,11 +54,15 @@ class FailureLimit:
         now = self._clock()
         for key in keys:
             failures = self._keys.pop(key, None)
-            if failures is None or now - failures.since >= _MINUTE:
+            if failures is None or now - failures.since >= self._window:
                 failures = _Failures(now)
             self._keys[key] = failures
             failures.count += 1
             if failures.count > self._limit:
-                failures.blocked_until = now + _MINUTE
+                failures.blocked_until = now + self._block
         while len(self._keys) > _MAX_KEYS:
             self._keys.popitem(last=False)
+
+    def cleared(self, key: tuple[str, ...]) -> None:
+        """Forget the failures of a key."""
+        self._keys.pop(key, None)

@@ -75,6 +75,8 @@ def mandate(
     claims |= exchange.binding.claims()
     if exchange.actor is not None:
         claims["act"] = _act(exchange.actor, subject)
+    if exchange.jkt:
+        claims["cnf"] = {"jkt": exchange.jkt}
     held, further = anchors_of(claims), _further_anchors(exchange, granted)
     claims["anchors"] = sorted(further - held)
     return Mandate(claims, held | further)
@@ -86,7 +88,7 @@ def answer(
     """Return the body of the 200 (RFC 8693, section 2.2.1)."""
     body: dict[str, Any] = {
         "access_token": token,
-        "token_type": "Bearer",
+        "token_type": token_type(issued.claims),
         "expires_in": issued.seconds,
         "issued_token_type": ACCESS_TOKEN,
         "target_resources": issued.claims["target"],
@@ -97,6 +99,11 @@ def answer(
     if exchange.by_gateway:
         body["anchors"] = sorted(issued.anchors)
     return body
+
+
+def token_type(claims: Claims) -> str:
+    """Return how a mandate is used (RFC 9449, section 5)."""
+    return "DPoP" if "cnf" in claims else "Bearer"
 
 
 def _identifiers(granted: Iterable[Granted]) -> list[str]:

@@ -71,7 +71,7 @@ def _context(exchange: Exchange) -> dict[str, Any]:
         "session_id": binding.session_id,
         "agent_session_id": binding.agent_session_id,
         "delegation_edge_id": binding.delegation_edge_id,
-        "challenge_resolved": False,
+        "challenge_resolved": exchange.challenge_resolved,
         "requested_scopes": list(exchange.request.scopes),
         "http": exchange.call.get("http"),
         "mcp": exchange.call.get("mcp"),

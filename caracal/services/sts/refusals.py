@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Self
 
 from caracal.errors import (
     BadInput,
@@ -12,8 +13,31 @@ from caracal.errors import (
     Unauthenticated,
     Unavailable,
 )
+from caracal.events.challenge import ChallengeType
+from caracal.jwk import ALGORITHMS
 
 EXCHANGE = "token_exchange"
+INTROSPECTION, REVOCATION = "token_introspection", "token_revocation"
+
+
+class InteractionRequired(Unauthenticated):
+    """401 ``interaction_required``: row 11, somebody must agree first."""
+
+    authenticate = 'Bearer error="interaction_required"'
+
+    def __init__(self, challenge_type: ChallengeType, **extras: str) -> None:
+        said = "Step-up authorization required for this resource"
+        super().__init__("interaction_required", said, challenge_type=challenge_type, **extras)
+        self.challenge_type = challenge_type
+
+    def with_challenge(self, challenge_id: str, secret: str, expires_at: str) -> Self:
+        """Return the same with what the caller needs for its retry."""
+        return type(self)(
+            self.challenge_type,
+            challenge_id=challenge_id,
+            challenge_secret=secret,
+            challenge_expires_at=expires_at,
+        )
 
 
 class Refused(Exception):
@@ -66,6 +90,27 @@ def bad_gateway_signature(error: CaracalError) -> Refused:
 def denied(description: str, status: str, *, unknown: bool = False) -> Refused:
     """Return a 403 ``access_denied``."""
     return Refused(Forbidden("access_denied", description), status, unknown=unknown)
+
+
+class SenderUnproven(Unauthenticated):
+    """401 ``invalid_token``: the token is bound to a key that was not shown (RFC 9449, §7.1)."""
+
+    authenticate = f'DPoP error="invalid_token", algs="{" ".join(ALGORITHMS)}"'
+
+    def __init__(self) -> None:
+        super().__init__("invalid_token", "the token is bound to another key")
+
+
+def invalid_proof(reason: str) -> Refused:
+    """Return the refusal of a DPoP proof (RFC 9449, section 5)."""
+    error = BadInput("invalid_dpop_proof", f"DPoP proof: {reason}")
+    return Refused(error, "client_auth_failed")
+
+
+def challenge_refused() -> Refused:
+    """Return row 8: one text for all that may be wrong with a challenge."""
+    error = Unauthenticated("access_denied", "challenge not satisfied or expired")
+    return Refused(error, "challenge_invalid", "challenge_invalid")
 
 
 def audit_unavailable() -> Unavailable:

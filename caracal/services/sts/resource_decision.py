@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from caracal.errors import CaracalError, Forbidden, TooMany
+from caracal.events.challenge import ChallengeType
 from caracal.projections.memory import Row
 from caracal.services.sts.exchange import Exchange, Granted, Verdict
 from caracal.services.sts.policies import Policies, Ruling
 from caracal.services.sts.policy_input import policy_input
+from caracal.services.sts.refusals import InteractionRequired
 
 EVAL_FAILED = "policy_eval_failed"
 
@@ -42,13 +44,17 @@ def conclude(
         limited: which of them are over their rate limit.
     """
     granted: list[Granted] = []
+    step_up: ChallengeType | None = None
     for verdict, over in zip(verdicts, limited, strict=True):
         if over:
             continue
         if verdict.ends is not None:
             return [], verdict.ends
+        step_up = step_up or verdict.step_up
         if verdict.allowed and verdict.resource is not None:
             granted.append(Granted(verdict.requested, verdict.resource, verdict.grant_id))
+    if step_up is not None:
+        return [], InteractionRequired(step_up)
     if granted:
         return granted, None
     if all(limited):
@@ -90,7 +96,7 @@ def _by_grant(exchange: Exchange, requested: str, resource: Row) -> Verdict:
 async def _by_policy(
     exchange: Exchange, policies: Policies, verdict: Verdict, patient: bool
 ) -> Verdict:
-    """Steps F, G and I."""
+    """Steps F to I."""
     assert verdict.resource is not None
     given = policy_input(exchange, verdict.resource)
     try:
@@ -105,6 +111,7 @@ async def _by_policy(
         status=decision.evaluation_status,
         ends=_unusable(ruling),
         by=ruling.by,
+        step_up=None if exchange.challenge_resolved else decision.step_up,
         unknown=ruling.by is None,
         determining_policies=decision.determining_policies,
         diagnostics=decision.diagnostics,

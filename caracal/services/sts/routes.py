@@ -9,7 +9,8 @@ from caracal.errors import BadInput, MethodNotAllowed, NotFound, Unavailable
 from caracal.services.http import App, Receive, Scope, Send, header
 from caracal.services.sts.view import StsView
 
-_ZONE = re.compile(r"/zones/([^/]+)")
+_PARAMETER = re.compile(r"/(zones|step-up)/([^/]+)")
+_NAMES = {"zones": "zone_id", "step-up": "challenge_id"}
 _WAIT_SECONDS = 2.0
 
 Route = tuple[str, App]
@@ -19,7 +20,8 @@ Route = tuple[str, App]
 class Routes:
     """Routes by path, given at the start.
 
-    ``/zones/{zone_id}`` in a path is a parameter, and is written just so in the table.
+    ``/zones/{zone_id}`` and ``/step-up/{challenge_id}`` in a path are parameters, and are written
+    just so in the table.
     """
 
     def __init__(self, view: StsView) -> None:
@@ -36,10 +38,11 @@ class Routes:
         """
         path = scope["path"]
         scope["path_params"] = {}
-        route = self.table.get(path)
-        if route is None and (zone := _ZONE.search(path)) is not None:
-            scope["path_params"] = {"zone_id": zone[1]}
-            route = self.table.get(_ZONE.sub("/zones/{zone_id}", path, count=1))
+        route = None if "{" in path else self.table.get(path)
+        if route is None and (found := _PARAMETER.search(path)) is not None:
+            name = _NAMES[found[1]]
+            scope["path_params"] = {name: found[2]}
+            route = self.table.get(f"{path[: found.start(2)]}{{{name}}}{path[found.end(2) :]}")
         if route is None:
             raise NotFound("not_found", "there is no such route")
         method, handler = route

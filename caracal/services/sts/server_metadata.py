@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
 
 from caracal.errors import BadInput
 from caracal.ids import ID_PATTERN
+from caracal.jwk import ALGORITHMS
 from caracal.services.http import Receive, Scope, Send, respond
 from caracal.services.sts.token_request import GRANT_TYPE
 from caracal.services.sts.view import StsView
+
+AUTH_METHODS = ("client_secret_post", "private_key_jwt")
+_AUTHENTICATED = ("token", "introspection", "revocation")
 
 
 class ServerMetadata:
@@ -37,10 +42,13 @@ class ServerMetadata:
         return {
             "issuer": f"{self._issuer}{path}",
             "token_endpoint": f"{self._issuer}/oauth/2/token",
+            "introspection_endpoint": f"{self._issuer}/oauth/2/introspect",
+            "revocation_endpoint": f"{self._issuer}/oauth/2/revoke",
             "jwks_uri": f"{self._issuer}{path}/.well-known/jwks.json",
             "grant_types_supported": [GRANT_TYPE],
             "response_types_supported": [],
-            "token_endpoint_auth_methods_supported": ["client_secret_post"],
+            "dpop_signing_alg_values_supported": list(ALGORITHMS),
+            **dict(_authentication()),
         }
 
     async def _check_zone(self, zone_id: str) -> None:
@@ -51,3 +59,9 @@ class ServerMetadata:
             await self._view.look_again()
         if self._view.zone(zone_id) is None:
             raise unknown
+
+
+def _authentication() -> Iterator[tuple[str, list[str]]]:
+    for endpoint in _AUTHENTICATED:
+        yield f"{endpoint}_endpoint_auth_methods_supported", list(AUTH_METHODS)
+        yield f"{endpoint}_endpoint_auth_signing_alg_values_supported", list(ALGORITHMS)

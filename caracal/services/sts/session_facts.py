@@ -49,11 +49,8 @@ class SessionFacts:
             raise
 
     async def headers(self, saved: Saved) -> list[Header]:
-        """Wait for the read model, and say how far it is (errors contract, section 2)."""
-        lines = [(b"caracal-position", str(saved.position).encode())]
-        if not await self._waiter.applied(saved):
-            lines.append((b"caracal-consistency", b"pending"))
-        return lines
+        """Wait for the read model, and say how far it is."""
+        return await positions(saved, self._waiter)
 
     async def _take_back(self, session: Session) -> None:
         session.revoke("exchange_failed")
@@ -61,6 +58,16 @@ class SessionFacts:
             await self._log.save(session)
         except CaracalError as error:
             logger.warning("session %s lasts until it expires: %s", session.aggregate_id, error)
+
+
+async def positions(saved: Saved, waiter: Waiter) -> list[Header]:
+    """Wait for the read models, and say how far they are (errors contract, section 2)."""
+    if saved.position is None:
+        return []
+    lines = [(b"caracal-position", str(saved.position).encode())]
+    if not await waiter.applied(saved):
+        lines.append((b"caracal-consistency", b"pending"))
+    return lines
 
 
 def _session(claims: Claims) -> Session:

@@ -8,7 +8,7 @@ import time
 from caracal.errors import InternalError
 from caracal.events.base import Fact
 from caracal.events.store.vault import Unreadable, Vault
-from caracal.mandate import SigningKey
+from caracal.mandate import SigningKey, Typ
 from caracal.projections.memory import Row
 from caracal.services.connections import Pool
 
@@ -17,10 +17,13 @@ LIFE_SECONDS = 15 * 60.0
 
 
 class SigningKeys:
-    """Private keys by ``kid``, dropped when the zone's keys change."""
+    """Private keys by ``kid``, dropped when the zone's keys change.
 
-    def __init__(self, database: Pool, vault: Vault) -> None:
-        self._database, self._vault = database, vault
+    ``typ`` is what the headers of their tokens say: ``JWT``, or ``at+jwt`` (RFC 9068).
+    """
+
+    def __init__(self, database: Pool, vault: Vault, typ: Typ = "JWT") -> None:
+        self._database, self._vault, self._typ = database, vault, typ
         self._opened: dict[str, tuple[str | None, float, SigningKey]] = {}
 
     def applied(self, fact: Fact) -> None:
@@ -48,7 +51,7 @@ class SigningKeys:
         try:
             async with self._database.connection() as connection:
                 pem = await self._vault.read(connection, row["private_key_ref"])
-            return SigningKey.from_pem(row["id"], pem)
+            return SigningKey.from_pem(row["id"], pem, self._typ)
         except (Unreadable, ValueError) as error:
             logger.error("signing key %s cannot be opened: %s", row["id"], error)
             raise InternalError from error

@@ -29,6 +29,7 @@ from caracal.services.sts.resource_decision import conclude, decide
 from caracal.services.sts.session_facts import SessionFacts
 from caracal.services.sts.shadow import Shadows
 from caracal.services.sts.signing_keys import SigningKeys
+from caracal.services.sts.step_up import StepUp
 from caracal.services.sts.token_request import MAX_BODY, read
 from caracal.services.sts.view import StsView
 
@@ -55,6 +56,7 @@ class TokenExchange:
     policies: Policies
     keys: SigningKeys
     sessions: SessionFacts
+    step_up: StepUp
     recorder: Recorder
     shadows: Shadows
 
@@ -88,7 +90,8 @@ class TokenExchange:
     ) -> Answer:
         granted, error = conclude(verdicts, [False] * len(verdicts))
         if error is not None:
-            raise await self.recorder.denied(call, exchange, verdicts, error)
+            error = await self.recorder.denied(call, exchange, verdicts, error)
+            raise await self.step_up.asked(exchange, verdicts, error)
         try:
             return await self._issued(call, exchange, verdicts, granted)
         except Refused as refused:

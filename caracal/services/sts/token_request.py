@@ -34,6 +34,8 @@ class TokenRequest:
     zone_id: str
     application_id: str
     client_secret: str
+    client_assertion: str
+    client_assertion_type: str
     resources: tuple[str, ...]
     scopes: tuple[str, ...]
     subject_token: str
@@ -44,22 +46,42 @@ class TokenRequest:
     challenge_id: str
     challenge_response: str
     call_context: str
+    dpop_jkt: str
     ttl_seconds: int
 
 
 def read(body: bytes, content_type: bytes) -> TokenRequest:
-    """Read the form.
+    """Read the form of the token endpoint.
 
     Raises:
         UnsupportedMedia: 415, not ``application/x-www-form-urlencoded``.
         BadInput: 400 ``invalid_token``, row 0b of the validation order.
     """
+    fields, repeated = read_form(body, content_type)
+    _check_types(fields)
+    return request_of(fields, repeated)
+
+
+def read_form(body: bytes, content_type: bytes) -> tuple[Mapping[str, str], Iterable[str]]:
+    """Return the single fields of a form, and the values of the one that may be repeated.
+
+    Raises:
+        UnsupportedMedia: 415, not ``application/x-www-form-urlencoded``.
+        BadInput: 400 ``invalid_token``, unreadable, or a field is there more than once.
+    """
     if content_type.partition(b";")[0].strip().lower() != b"application/x-www-form-urlencoded":
         raise UnsupportedMedia("unsupported_media_type", "the body must be a form")
     pairs = _pairs(body)
-    fields = _single(pairs)
-    _check_types(fields)
-    resources = dict.fromkeys(value for name, value in pairs if name == _REPEATABLE and value)
+    return _single(pairs), (value for name, value in pairs if name == _REPEATABLE)
+
+
+def request_of(fields: Mapping[str, str], repeated: Iterable[str] = ()) -> TokenRequest:
+    """Return the request that a form makes.
+
+    Raises:
+        BadInput: 400 ``invalid_token``, too many resources or scopes, no number of seconds.
+    """
+    resources = dict.fromkeys(value for value in repeated if value)
     if len(resources) > MAX_RESOURCES:
         raise bad_request(f"at most {MAX_RESOURCES} resources")
     scopes = dict.fromkeys(fields.get("scope", "").split())
@@ -69,6 +91,8 @@ def read(body: bytes, content_type: bytes) -> TokenRequest:
         zone_id=fields.get("zone_id", "").strip(),
         application_id=fields.get("application_id", "").strip(),
         client_secret=fields.get("client_secret", ""),
+        client_assertion=fields.get("client_assertion", ""),
+        client_assertion_type=fields.get("client_assertion_type", ""),
         resources=tuple(resources),
         scopes=tuple(scopes),
         subject_token=fields.get("subject_token", ""),
@@ -79,6 +103,7 @@ def read(body: bytes, content_type: bytes) -> TokenRequest:
         challenge_id=fields.get("challenge_id", ""),
         challenge_response=fields.get("challenge_response", ""),
         call_context=fields.get("call_context", ""),
+        dpop_jkt=fields.get("dpop_jkt", ""),
         ttl_seconds=_seconds(fields.get("ttl_seconds", "")),
     )
 

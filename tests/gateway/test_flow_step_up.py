@@ -1,0 +1,106 @@
+"""Step-up from end to end: Gateway, STS, control plane and worker, each as it runs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+
+from caracal.services.api.app import create_app as create_api
+from caracal.services.sts.app import create_app as create_sts
+from caracal.settings import load_settings
+from tests.gateway.scene import Scene, new_scene, sts_settings
+from tests.sts.test_step_up import POLICY
+from tests.sts.world import KEK, serving, working
+
+OPERATOR = "operator-token"
+
+
+@dataclass
+class Plane:
+    scene: Scene
+    api: httpx.AsyncClient
+    resource: str
+
+    async def call(self, **headers: str) -> httpx.Response:
+        """Call the upstream with a scope that the policy asks for."""
+        given = {"X-Caracal-Resource": self.resource, "X-Caracal-Scope": "write"} | headers
+        return await self.scene.call(headers=given)
+
+
+@pytest.fixture(scope="module")
+async def plane(module_database_url: str, module_redis_url: str) -> AsyncIterator[Plane]:
+    urls = module_database_url, module_redis_url
+    async with (
+        serving(create_sts(sts_settings(*urls))) as sts,
+        new_scene(*urls, sts_url=sts) as scene,
+        working(scene.settings),
+        serving(create_api(_api_settings(scene))) as url,
+        httpx.AsyncClient(
+            base_url=f"{url}/v1/zones/{scene.tenant.id}",
+            headers={"Authorization": f"Bearer {OPERATOR}"},
+        ) as api,
+    ):
+        await scene.tenant.activate(POLICY)
+        made = await scene.resource_with(upstream_url=scene.sts.upstream, scopes=["read", "write"])
+        yield Plane(scene, api, made.identifier)
+
+
+def _api_settings(scene: Scene) -> Any:
+    given = scene.settings
+    rings = ("facts_hmac_key", "streams_hmac_key", "audit_hmac_key")
+    environment = {
+        "CARACAL_MODE": "dev",
+        "DATABASE_URL": given.database_url,
+        "REDIS_URL": given.redis_url,
+        "ZONE_KEK": KEK.hex(),
+        "CARACAL_ADMIN_TOKEN": OPERATOR,
+        **{name.upper(): getattr(given, name)[0].hex() for name in rings},
+    }
+    return load_settings("api", environment)
+
+
+async def test_a_call_that_needs_agreement(plane: Plane) -> None:
+    upstream = plane.scene.upstream
+    headers = plane.scene.headers()
+    bearer = {"Authorization": headers["Authorization"]}
+    first = await plane.call(**bearer)
+    body = first.json()
+    assert (first.status_code, body["error"]) == (401, "interaction_required")
+    assert 'error="interaction_required"' in first.headers["www-authenticate"]
+    assert upstream.requests == []
+    challenge_id, secret = body["challenge_id"], body["challenge_secret"]
+    retry = bearer | {
+        "X-Caracal-Challenge-Id": challenge_id,
+        "X-Caracal-Challenge-Response": secret,
+    }
+    assert (await plane.call(**retry)).status_code == 401  # nobody has agreed yet
+
+    listed = (await plane.api.get("/step-up-challenges")).json()
+    assert [item["id"] for item in listed] == [challenge_id]
+    assert listed[0]["metadata_json"]["resources"] == [plane.resource]
+    assert secret not in str(listed)
+    agreed = await plane.api.post(
+        f"/step-up-challenges/{challenge_id}/satisfy", json={"approver_subject_id": "boss"}
+    )
+    assert agreed.status_code == 200
+
+    passed = await plane.call(**retry)
+    assert passed.status_code == 200
+    (request,) = upstream.requests
+    names = {name for name, _ in request.headers}
+    assert not any(name.lower().startswith(b"x-caracal-challenge") for name in names)
+    again = await plane.call(**retry)
+    assert (again.status_code, again.json()["error"]) == (401, "access_denied")
+    assert len(upstream.requests) == 1
+
+
+async def test_who_asked_cannot_agree(plane: Plane) -> None:
+    body = (await plane.call()).json()
+    own = {"approver_subject_id": plane.scene.tenant.app_id}
+    path = f"/step-up-challenges/{body['challenge_id']}/satisfy"
+    answer = await plane.api.post(path, json=own)
+    assert (answer.status_code, answer.json()["error"]) == (409, "challenge_not_satisfiable")
