@@ -127,15 +127,20 @@ def jwks_fetcher(session: aiohttp.ClientSession, sts_url: str, timeout: float) -
         async with session.get(url, timeout=limits, allow_redirects=False) as answer:
             if answer.status != 200:
                 raise ValueError(f"status {answer.status}")
-            return await _bounded(answer.content)
+            return await bounded(answer.content, MAX_JWKS_BYTES)
 
     return fetch
 
 
-async def _bounded(content: aiohttp.StreamReader) -> bytes:
+async def bounded(content: aiohttp.StreamReader, limit: int) -> bytes:
+    """Read a body.
+
+    Raises:
+        ValueError: it has more than ``limit`` bytes.
+    """
     body = bytearray()
     async for chunk in content.iter_any():
         body += chunk
-        if len(body) > MAX_JWKS_BYTES:
+        if len(body) > limit:
             raise ValueError("key set too large")
     return bytes(body)

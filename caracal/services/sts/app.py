@@ -27,8 +27,12 @@ from caracal.services.sts.client_authentication import ClientAuthentication
 from caracal.services.sts.client_secrets import ClientSecrets
 from caracal.services.sts.failure_limit import FailureLimit
 from caracal.services.sts.jwks import Jwks
+from caracal.services.sts.opened_secrets import OpenedSecrets
 from caracal.services.sts.policies import Policies
 from caracal.services.sts.policy_reports import PolicyReports
+from caracal.services.sts.provider_credentials import ProviderCredentials
+from caracal.services.sts.provider_guard import Circuits, Leases
+from caracal.services.sts.provider_tokens import Asking, Lives, ServiceTokens, UserTokens
 from caracal.services.sts.recorder import Recorder
 from caracal.services.sts.routes import Route, Routes
 from caracal.services.sts.server_metadata import ServerMetadata
@@ -36,9 +40,11 @@ from caracal.services.sts.session_facts import SessionFacts
 from caracal.services.sts.settlement import Settlements
 from caracal.services.sts.signing_keys import SigningKeys
 from caracal.services.sts.subject_token import Proofs
+from caracal.services.sts.token_endpoint import TokenEndpoint
 from caracal.services.sts.token_exchange import Rules, TokenExchange
 from caracal.services.sts.token_request import MAX_BODY
 from caracal.services.sts.view import StsView
+from caracal.services.upstream_guard import UpstreamGuard
 from caracal.settings import Settings
 
 
@@ -69,6 +75,11 @@ async def _start(
     reports = PolicyReports(redis, policies, tail)
     reports.start()
     stack.push_async_callback(reports.stop)
+    log, waiter = await _log(settings, database, stack)
+    credentials = _credentials(settings, view, database, log, redis)
+    stack.push_async_callback(credentials.close)
+    tail.listeners.append(credentials.applied)
+    tail.reloaded.append(credentials.forget_all)
     admission = _admission(settings, view, database, stack)
     exchange = TokenExchange(
         rules=_rules(settings),
@@ -76,8 +87,9 @@ async def _start(
         admission=admission,
         policies=policies,
         keys=keys,
-        sessions=await _sessions(settings, database, stack),
+        sessions=SessionFacts(log, waiter),
         recorder=_recorder(view, redis, writer, stack),
+        credentials=credentials,
     )
     jwks = Jwks(view, default_zone=settings.jwks_default_zone_id, dev=not settings.is_runtime)
 
@@ -166,14 +178,25 @@ def _admission(
     return Admission(view, clients, Proofs(settings.issuer_url), database)
 
 
-async def _sessions(settings: Settings, database: Pool, stack: AsyncExitStack) -> SessionFacts:
+async def _log(settings: Settings, database: Pool, stack: AsyncExitStack) -> tuple[Log, Waiter]:
     appender = Appender(settings.database_url)
     await appender.start()
     stack.push_async_callback(appender.stop)
     waiter = Waiter(settings.database_url)
     await waiter.start()
     stack.push_async_callback(waiter.stop)
-    return SessionFacts(Log(database, appender), waiter)
+    return Log(database, appender), waiter
+
+
+def _credentials(
+    settings: Settings, view: StsView, database: Pool, log: Log, redis: Redis
+) -> ProviderCredentials:
+    # No UPSTREAM_HOST_ALLOWLIST: each provider says which hosts its tokens come from.
+    endpoint = TokenEndpoint(UpstreamGuard(settings.allow_private_upstreams))
+    secrets = OpenedSecrets(database, Vault(settings.zone_kek))
+    asking, lives = Asking(endpoint, Circuits(redis)), Lives(settings.max_grant_ttl_seconds)
+    users = UserTokens(view, log, secrets, asking, Leases(redis), lives)
+    return ProviderCredentials(secrets, users, ServiceTokens(asking, lives), endpoint)
 
 
 def _counters(

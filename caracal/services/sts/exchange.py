@@ -14,6 +14,7 @@ from caracal.errors import CaracalError
 from caracal.projections.memory import Row
 from caracal.services.sts.binding import Binding
 from caracal.services.sts.policies import InForce
+from caracal.services.sts.provider_directive import BY_MANDATE, Upstream
 from caracal.services.sts.subject_token import Principal
 from caracal.services.sts.token_request import TokenRequest
 from caracal.services.sts.view import ZoneView
@@ -50,6 +51,15 @@ class Exchange:
         """Return whom the mandate speaks of: the subject, else the application itself."""
         return self.subject.subject if self.subject else str(self.application["id"])
 
+    def grants(self, resource: Row) -> list[Row]:
+        """Return the active grants for this user that have the requested scopes, newest first."""
+        scopes = set(self.request.scopes)
+        return [
+            grant
+            for grant in self.zone.grants(self.application["id"], resource["id"], self.now)
+            if grant["user_id"] in (None, self.user) and scopes <= set(grant["scopes"])
+        ]
+
     @property
     def is_ambient(self) -> bool:
         """Say whether an ambient mandate is wanted."""
@@ -71,6 +81,8 @@ class Verdict:
         grant_id: the grant that was relied on.
         by: policy set version that decided.
         unknown: refused because the view knows no such thing: to be looked for once more.
+        brokers: refused until the credential of its provider was asked for.
+        upstream: how the Gateway authenticates to it.
     """
 
     requested: str
@@ -83,6 +95,8 @@ class Verdict:
     grant_id: str | None = None
     by: InForce | None = None
     unknown: bool = False
+    brokers: bool = False
+    upstream: Upstream = BY_MANDATE
     decision: str = "deny"
     determining_policies: list[Any] = field(default_factory=list)
     diagnostics: list[dict[str, Any]] = field(default_factory=list)
@@ -91,8 +105,9 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """A resource that the mandate will cover, and the grant that was relied on."""
+    """A resource that the mandate will cover, the grant relied on, and how it is reached."""
 
     requested: str
     resource: Row
     grant_id: str | None = None
+    upstream: Upstream = BY_MANDATE

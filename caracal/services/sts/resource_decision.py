@@ -6,7 +6,7 @@ a verdict says what holds within the limit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from caracal.errors import CaracalError, Forbidden, TooMany
@@ -14,16 +14,32 @@ from caracal.projections.memory import Row
 from caracal.services.sts.exchange import Exchange, Granted, Verdict
 from caracal.services.sts.policies import Policies, Ruling
 from caracal.services.sts.policy_input import policy_input
+from caracal.services.sts.provider_directive import NOT_PROVISIONED, Brokered
 
 EVAL_FAILED = "policy_eval_failed"
 
 
-def decide(exchange: Exchange, policies: Policies) -> list[Verdict]:
+Credentials = Mapping[str, Brokered]
+_NONE: Credentials = {}
+
+
+def decide(
+    exchange: Exchange, policies: Policies, credentials: Credentials = _NONE
+) -> list[Verdict]:
     """Return the verdict on each requested resource, in order.
 
     After one that ends the request the loop goes on: that one may be over its rate limit yet.
+
+    Args:
+        exchange: what is asked.
+        policies: in force.
+        credentials: of resources with a provider, by their id; without its own such a resource
+            is refused, and its verdict says that it ``brokers``.
     """
-    return [_decide(exchange, policies, requested) for requested in exchange.request.resources]
+    return [
+        _decide(exchange, policies, requested, credentials)
+        for requested in exchange.request.resources
+    ]
 
 
 def conclude(
@@ -42,7 +58,9 @@ def conclude(
         if verdict.ends is not None:
             return [], verdict.ends
         if verdict.allowed and verdict.resource is not None:
-            granted.append(Granted(verdict.requested, verdict.resource, verdict.grant_id))
+            granted.append(
+                Granted(verdict.requested, verdict.resource, verdict.grant_id, verdict.upstream)
+            )
     if granted:
         return granted, None
     if all(limited):
@@ -50,7 +68,9 @@ def conclude(
     return [], Forbidden("access_denied", "policy denied")
 
 
-def _decide(exchange: Exchange, policies: Policies, requested: str) -> Verdict:
+def _decide(
+    exchange: Exchange, policies: Policies, requested: str, credentials: Credentials
+) -> Verdict:
     resource = exchange.zone.resource(requested)
     if resource is None:
         return Verdict(requested, "resource_not_found", unknown=True)
@@ -59,9 +79,10 @@ def _decide(exchange: Exchange, policies: Policies, requested: str) -> Verdict:
     delegation = exchange.binding.delegation
     if delegation is not None and not delegation.covers(resource):
         return Verdict(requested, "resource_outside_delegation", resource)
-    if resource["provider_id"] is not None:
-        return Verdict(requested, "credential_not_provisioned", resource, counted=True)
-    verdict = _by_grant(exchange, requested, resource)
+    if resource["provider_id"] is None:
+        verdict = _by_grant(exchange, requested, resource)
+    else:
+        verdict = _by_credential(exchange, requested, resource, credentials.get(resource["id"]))
     return _by_policy(exchange, policies, verdict) if verdict.allowed else verdict
 
 
@@ -70,13 +91,33 @@ def _by_grant(exchange: Exchange, requested: str, resource: Row) -> Verdict:
     zone, application_id = exchange.zone, exchange.application["id"]
     if not zone.has_grants(application_id, resource["id"]):
         return Verdict(requested, "complete", resource, allowed=True, counted=True)
-    scopes = set(exchange.request.scopes)
-    for grant in zone.grants(application_id, resource["id"], exchange.now):
-        if grant["user_id"] in (None, exchange.user) and scopes <= set(grant["scopes"]):
-            return Verdict(
-                requested, "complete", resource, allowed=True, counted=True, grant_id=grant["id"]
-            )
+    for grant in exchange.grants(resource)[:1]:
+        return Verdict(
+            requested, "complete", resource, allowed=True, counted=True, grant_id=grant["id"]
+        )
     return Verdict(requested, "grant_required", resource, counted=True, unknown=True)
+
+
+def _by_credential(
+    exchange: Exchange, requested: str, resource: Row, found: Brokered | None
+) -> Verdict:
+    """Step E of a resource with a provider."""
+    refused = Verdict(requested, NOT_PROVISIONED, resource, counted=True)
+    if found is None:
+        return replace(refused, brokers=True)
+    if no := found.refused:
+        return replace(refused, status=no.status, reason=no.reason, unknown=no.unknown)
+    if not found.is_of(exchange.zone.provider(resource["provider_id"])):
+        return replace(refused, reason="the provider has changed meanwhile", unknown=True)
+    if not found.needs_grant:
+        return replace(_by_grant(exchange, requested, resource), upstream=found.upstream)
+    return replace(
+        refused,
+        status="complete",
+        allowed=True,
+        grant_id=found.grant_id,
+        upstream=found.upstream,
+    )
 
 
 def _by_policy(exchange: Exchange, policies: Policies, verdict: Verdict) -> Verdict:
