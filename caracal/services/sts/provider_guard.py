@@ -47,7 +47,7 @@ class Leases:
             yield
         finally:
             with suppress(*GONE):  # it ends by itself
-                await self._redis.eval(_RELEASE, 1, key, mark)  # type: ignore[no-untyped-call,misc]
+                await self._redis.eval(_RELEASE, 1, key, mark)
 
     async def _acquired(self, key: str, mark: str) -> bool:
         limit = time.monotonic() + LEASE_SECONDS
@@ -85,7 +85,7 @@ class Circuits:
         keys = (_failures(provider_id), _circuit(provider_id))
         args = (WINDOW_SECONDS, MAX_FAILURES, OPEN_SECONDS)
         with suppress(*GONE):
-            await self._redis.eval(_FAILED, 2, *keys, *args)  # type: ignore[no-untyped-call,misc]
+            await self._redis.eval(_FAILED, 2, *keys, *args)
 
     async def succeeded(self, provider_id: str) -> None:
         """Close the circuit, and forget the failures."""

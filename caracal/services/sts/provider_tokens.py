@@ -13,6 +13,7 @@ from caracal import clock
 from caracal.errors import NotFound, Unavailable
 from caracal.events.base import Fact, acting
 from caracal.events.grant import Credential, Grant, RefreshedMeanwhile
+from caracal.events.provider import Provider
 from caracal.events.store.appender import VersionConflict
 from caracal.events.store.log import Log, Saved
 from caracal.events.store.vault import Unreadable
@@ -182,7 +183,10 @@ class _Kept:
 
 
 class ServiceTokens:
-    """Tokens of our own at a provider, in memory, one for each provider."""
+    """Tokens of our own at a provider, in memory, one for each provider.
+
+    One is used for as long as what it was asked with is still the provider's configuration.
+    """
 
     def __init__(self, asking: Asking, lives: Lives) -> None:
         self._asking, self._lives = asking, lives
@@ -190,8 +194,8 @@ class ServiceTokens:
         self.flights: Flights[Token] = Flights()
 
     def applied(self, fact: Fact) -> None:
-        """Forget the token of a provider that has changed or ended; a listener of the tail."""
-        if fact.name.startswith("provider."):
+        """Forget the token of a provider that has ended; a listener of the tail."""
+        if fact.name == Provider.Archived.TOPIC:
             self._kept.pop(fact.aggregate_id, None)
 
     def forget_all(self) -> None:
