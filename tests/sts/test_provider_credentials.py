@@ -499,7 +499,10 @@ async def test_no_token_is_found_in_logs_facts_or_the_trail(
     texts += [str(await world.redis.xrange(key)) async for key in streams(world.redis)]
     async with world.log._pool.connection() as db:
         texts += map(
-            str, await (await db.execute("SELECT convert_from(state, 'UTF8') FROM log")).fetchall()
+            str,
+            await (
+                await db.execute("SELECT name || convert_from(state, 'UTF8') FROM log")
+            ).fetchall(),
         )
     assert "grant.credential_refreshed" in " ".join(texts)
     for text in texts:
