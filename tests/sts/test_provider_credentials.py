@@ -232,6 +232,7 @@ async def test_a_fresh_user_token_is_given_as_it_is(world: World, server: OAuthS
     direct = directive(await world.post(made.form()))
     assert not {"provider_token", "expires_at"} & set(direct)
     assert server.calls == []
+    await made.change(config={}, secrets={})  # it is not even looked at
     await made.tokens(grant, access="access-new")
     assert directive(await ask(world, made))["provider_token"] == f"{MARK}-access-new"
 

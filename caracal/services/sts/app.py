@@ -192,7 +192,8 @@ def _credentials(
     settings: Settings, view: StsView, database: Pool, log: Log, redis: Redis
 ) -> ProviderCredentials:
     # No UPSTREAM_HOST_ALLOWLIST: each provider says which hosts its tokens come from.
-    endpoint = TokenEndpoint(UpstreamGuard(settings.allow_private_upstreams))
+    mode = "false" if settings.is_runtime else settings.allow_private_upstreams
+    endpoint = TokenEndpoint(UpstreamGuard(mode))
     secrets = OpenedSecrets(database, Vault(settings.zone_kek))
     asking, lives = Asking(endpoint, Circuits(redis)), Lives(settings.max_grant_ttl_seconds)
     users = UserTokens(view, log, secrets, asking, Leases(redis), lives)

@@ -5,7 +5,7 @@ Pure: values go in, values come out; the view answers from memory.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -51,14 +51,12 @@ class Exchange:
         """Return whom the mandate speaks of: the subject, else the application itself."""
         return self.subject.subject if self.subject else str(self.application["id"])
 
-    def grants(self, resource: Row) -> list[Row]:
-        """Return the active grants for this user that have the requested scopes, newest first."""
-        scopes = set(self.request.scopes)
-        return [
-            grant
-            for grant in self.zone.grants(self.application["id"], resource["id"], self.now)
-            if grant["user_id"] in (None, self.user) and scopes <= set(grant["scopes"])
-        ]
+    def grants(self, resource: Row) -> Iterator[Row]:
+        """Yield the active grants for this user that have the requested scopes, newest first."""
+        scopes, users = set(self.request.scopes), (None, self.user)
+        for grant in self.zone.grants(self.application["id"], resource["id"], self.now):
+            if grant["user_id"] in users and scopes <= set(grant["scopes"]):
+                yield grant
 
     @property
     def is_ambient(self) -> bool:

@@ -28,9 +28,11 @@ class Flights(Generic[Result]):
             task.add_done_callback(lambda done: self._landed(key, done))
         return await asyncio.shield(task)
 
-    async def close(self) -> None:
-        """End the work under way."""
-        for task in list(self._under_way.values()):
+    async def close(self, grace: float = 0) -> None:
+        """End the work under way, what does not end by itself within ``grace`` seconds."""
+        if tasks := list(self._under_way.values()):
+            await asyncio.wait(tasks, timeout=grace)
+        for task in tasks:
             await cancelled(task)
 
     def _landed(self, key: Hashable, task: asyncio.Task[Any]) -> None:

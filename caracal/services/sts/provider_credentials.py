@@ -7,7 +7,7 @@ grant are what they were: the decision looks once more, and the grant is an anch
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,9 +31,10 @@ from caracal.services.sts.provider_directive import (
     version_of,
 )
 from caracal.services.sts.provider_tokens import ServiceTokens, UserTokens
-from caracal.services.sts.token_endpoint import TokenEndpoint, client_of
+from caracal.services.sts.token_endpoint import Client, TokenEndpoint, client_of
 
 _API_KEY_BYTES = 8192
+_GRACE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +57,8 @@ class ProviderCredentials:
         self.services.forget_all()
 
     async def close(self) -> None:
-        """End what is under way."""
-        await self.users.flights.close()
+        """End what is under way; a refresh token that was used must not be lost with its heir."""
+        await self.users.flights.close(_GRACE_SECONDS)
         await self.services.flights.close()
         await self.endpoint.close()
 
@@ -96,17 +97,19 @@ class ProviderCredentials:
     async def _token(
         self, exchange: Exchange, resource: Row, provider: Row, kind: Kind
     ) -> tuple[Row, Token]:
-        grants = exchange.grants(resource)
         if kind.source is Source.USER:
-            grant = _with_token(exchange, grants)
-            client = client_of(provider, await self._secrets(provider))
-            return grant, await self.users.token(provider, client, grant)
-        if not grants:
-            raise _no_grant()
-        secrets = await self._secrets(provider)
-        if kind.source is Source.STORED:
-            return grants[0], _stored(secrets, kind.secret)
-        return grants[0], await self.services.token(provider, client_of(provider, secrets))
+            grant = _with_token(exchange, resource)
+            return grant, await self.users.token(provider["id"], self._client(provider), grant)
+        grant = _newest(exchange, resource)
+        if kind.source is Source.SERVICE:
+            return grant, await self.services.token(provider, await self._client(provider)())
+        return grant, _stored(await self._secrets(provider), kind.secret)
+
+    def _client(self, provider: Row) -> Callable[[], Awaitable[Client]]:
+        async def client() -> Client:
+            return client_of(provider, await self._secrets(provider))
+
+        return client
 
     async def _secrets(self, provider: Row) -> Mapping[str, Any]:
         if (ref := provider["secret_config_ref"]) is None:
@@ -120,11 +123,17 @@ class ProviderCredentials:
             ) from None
 
 
-def _with_token(exchange: Exchange, grants: list[Row]) -> Row:
+def _newest(exchange: Exchange, resource: Row) -> Row:
+    for grant in exchange.grants(resource):
+        return grant
+    raise _no_grant()
+
+
+def _with_token(exchange: Exchange, resource: Row) -> Row:
     """Return the newest grant of the user that has tokens."""
     if exchange.subject is None:
         raise NoCredential(NOT_PROVISIONED, "there is no user without a subject token")
-    own = [grant for grant in grants if grant["user_id"] == exchange.user]
+    own = [one for one in exchange.grants(resource) if one["user_id"] == exchange.user]
     if not own:
         raise _no_grant()
     for grant in own:

@@ -52,7 +52,7 @@ class Leases:
     async def _acquired(self, key: str, mark: str) -> bool:
         limit = time.monotonic() + LEASE_SECONDS
         try:
-            while not await self._redis.set(key, mark, nx=True, ex=LEASE_SECONDS):
+            while not await self._redis.set(key, mark, nx=True, px=int(LEASE_SECONDS * 1000)):
                 if time.monotonic() >= limit:
                     return False
                 await asyncio.sleep(_LOOK_SECONDS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -31,6 +31,7 @@ from caracal.services.sts.token_endpoint import Client, Failed, Issued, TokenEnd
 from caracal.services.sts.view import StsView
 
 logger = logging.getLogger(__name__)
+Known = Callable[[], Awaitable[Client]]
 _LEAST_SECONDS = 30
 _SAVES, _PAUSE_SECONDS = 3, 0.025
 _REACH_SECONDS = 2.0
@@ -85,12 +86,12 @@ class UserTokens:
     lives: Lives
     flights: Flights[Token] = field(default_factory=Flights)
 
-    async def token(self, provider: Row, client: Client, grant: Row) -> Token:
+    async def token(self, provider_id: str, client: Known, grant: Row) -> Token:
         """Return the access token of a grant that has one.
 
         Args:
-            provider: row.
-            client: how we are known to it; used only for a refresh.
+            provider_id: of the provider that issued it.
+            client: says how we are known to it; asked only for a refresh.
             grant: row.
 
         Raises:
@@ -106,17 +107,17 @@ class UserTokens:
                 if is_fresh(grant):
                     return await self._kept(grant)
         grant_id = grant["id"]
-        return await self.flights.join(grant_id, lambda: self._alone(provider, client, grant_id))
+        return await self.flights.join(grant_id, lambda: self._alone(provider_id, client, grant_id))
 
-    async def _alone(self, provider: Row, client: Client, grant_id: str) -> Token:
+    async def _alone(self, provider_id: str, client: Known, grant_id: str) -> Token:
         async with self.leases.held(grant_id):
             await self.view.look_again()  # who held it before has refreshed, perhaps
             grant = self._active(grant_id)
             if is_fresh(grant):
                 return await self._kept(grant)
-            return await self._refreshed(provider, client, grant)
+            return await self._refreshed(provider_id, client, grant)
 
-    async def _refreshed(self, provider: Row, client: Client, grant: Row) -> Token:
+    async def _refreshed(self, provider_id: str, client: Known, grant: Row) -> Token:
         if (ref := grant["refresh_token_ref"]) is None:
             raise NoCredential(REFRESH_FAILED, "the token has expired, and there is no other")
         try:
@@ -124,7 +125,7 @@ class UserTokens:
         except (Unreadable, UnicodeDecodeError):
             raise NoCredential(REFRESH_FAILED, "the refresh token cannot be opened") from None
         form = {"grant_type": "refresh_token", "refresh_token": kept}
-        issued = await self.asking(provider["id"], client, form)
+        issued = await self.asking(provider_id, await client(), form)
         return await self._saved(grant, issued)
 
     async def _saved(self, grant: Row, issued: Issued) -> Token:

@@ -91,7 +91,7 @@ def _by_grant(exchange: Exchange, requested: str, resource: Row) -> Verdict:
     zone, application_id = exchange.zone, exchange.application["id"]
     if not zone.has_grants(application_id, resource["id"]):
         return Verdict(requested, "complete", resource, allowed=True, counted=True)
-    for grant in exchange.grants(resource)[:1]:
+    for grant in exchange.grants(resource):
         return Verdict(
             requested, "complete", resource, allowed=True, counted=True, grant_id=grant["id"]
         )

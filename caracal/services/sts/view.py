@@ -144,10 +144,8 @@ class ZoneView:
 
     def provider(self, provider_id: str) -> Row | None:
         """Return a provider that is not archived."""
-        row = self._view.tables["providers"].live(provider_id)
-        if row is None or row["zone_id"] != self.id or row["id"] in self._view.following.parked:
-            return None
-        return row
+        row = self._own("providers", provider_id)
+        return None if provider_id in self._view.following.parked else row
 
     def has_grants(self, application_id: str, resource_id: str) -> bool:
         """Say whether there ever was a grant, of any status and user."""
