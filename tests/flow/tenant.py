@@ -145,9 +145,10 @@ class Tenant:
     def path(self) -> str:
         return f"/zones/{self.zone}"
 
-    async def grant(self) -> str:
-        """Grant the resource to the application; return the grant's id."""
+    async def grant(self, user_id: str | None = None) -> str:
+        """Grant the resource to the application, for a user or for all; return the grant's id."""
         body = {"application_id": self.application["id"], "resource_id": self.resource["id"]}
+        body |= {} if user_id is None else {"user_id": user_id}
         return str((await self.caller.made(f"{self.path}/grants", **body, scopes=["read"]))["id"])
 
     async def revoke(self, grant: str) -> Answer:

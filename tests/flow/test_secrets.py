@@ -10,6 +10,7 @@ import re
 from base64 import b64encode
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,14 @@ import pytest
 from psycopg import AsyncConnection, sql
 from redis.asyncio import Redis
 
+from caracal import clock
+from caracal.events.grant import Credential, Grant
 from caracal.events.store.vault import Vault
-from tests.backbone import eventually
+from tests.backbone import eventually, opened_log
 from tests.flow.conftest import Making
 from tests.flow.product import OPERATOR, Product
 from tests.flow.tenant import Tenant, new_tenant
+from tests.making import in_zone
 
 MARK = "HushZq7WvKp3xT9b"
 """Stands in every secret that a caller made, so one search finds them all."""
@@ -97,6 +101,16 @@ GOOD = (
     ),
     provider(2, kind="api_key", secret_config={"api_key": hush("typed")}),
     provider(3, kind="bearer_token", config_json={"bearer_token": hush("bearer")}),
+    provider(
+        5,
+        kind="oauth2_authorization_code",
+        client_id="us",
+        config_json={
+            "token_endpoint": "https://login.example/token",
+            "allowed_token_hosts": ["login.example"],
+        },
+        secret_config={"client_secret": hush("client of ours")},
+    ),
 )
 REFUSED = (
     provider(4, config_json={"a": {"password": hush("hidden")}}),
@@ -119,8 +133,8 @@ CHANGES = (
 async def use_providers(world: World) -> None:
     """Create, change, refuse, read and archive; the secrets stand wherever one may be put."""
     made = [await world.operate("POST", "/providers", body) for body in GOOD]
-    assert [answer.status for answer in made] == [201] * 3
-    path, used = (f"/providers/{answer.body['id']}" for answer in made[:2])
+    assert [answer.status for answer in made] == [201] * 4
+    path, used, _, of_users = (f"/providers/{answer.body['id']}" for answer in made)
     for body in REFUSED:
         for method, where in (("POST", "/providers"), ("PATCH", path)):
             assert (await world.operate(method, where, body)).status == 400, body
@@ -130,19 +144,35 @@ async def use_providers(world: World) -> None:
     assert (await world.operate("POST", "/providers", taken)).status == 409
     for where in ("/providers", path):
         assert (await world.operate("GET", where)).status == 200
-    await call_with(world, used.rpartition("/")[2])
+    await call_with(world, used.rpartition("/")[2], of_users.rpartition("/")[2])
     for where in (path, used):
         assert (await world.operate("DELETE", where)).status == 204
 
 
-async def call_with(world: World, provider_id: str) -> None:
-    """Call a resource whose credential is a provider's."""
+async def call_with(world: World, with_key: str, of_users: str) -> None:
+    """Call a resource whose credential is a provider's: a key, then tokens of the user."""
     resource, token = f"/resources/{world.tenant.resource['id']}", await world.tenant.ambient()
-    for value, status in ((provider_id, 403), (None, 200)):
+    assert (await world.operate("PATCH", resource, {"provider_id": with_key})).status == 200
+    assert (await world.tenant.call(token)).status == 403
+    await keep_tokens(world, await world.tenant.grant(world.tenant.application["id"]))
+    for value in (with_key, of_users, None):
         answer = await world.operate("PATCH", resource, {"provider_id": value})
         assert answer.status == 200
         called = await world.tenant.call(token, position=answer.position)
-        assert called.status == status, called
+        assert called.status == 200, called
+
+
+async def keep_tokens(world: World, grant_id: str) -> None:
+    """Store a provider's tokens for a user, as consent does."""
+    vault = Vault((bytes.fromhex(world.product.settings["ZONE_KEK"]),))
+    access, refresh = (vault.seal(hush(name).encode()) for name in ("access", "refresh"))
+    async with opened_log(world.product.servers.database_url) as log:
+        grant = await log.find(Grant, grant_id)
+        assert grant is not None
+        with in_zone(world.tenant.zone):
+            ends = clock.now() + timedelta(hours=1)
+            grant.store_credential(Credential(access, refresh, ends))
+        await log.save(grant)
 
 
 async def use_applications(world: World) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 
 from caracal.ids import new_id
 from tests.backbone import eventually
-from tests.gateway.conftest import certificate
+from tests.certificates import certificate
 from tests.gateway.doubles import ISSUER, Feed, Wire
 from tests.gateway.scene import ADMIN, Scene, new_scene
 

@@ -19,7 +19,7 @@ from caracal.embedded import EmbeddedServers
 from caracal.ids import new_id
 from caracal.services import jwks
 from caracal.services.sts.client_assertion import ASSERTION_TYPE
-from tests.gateway.conftest import certificate
+from tests.certificates import certificate
 from tests.signing import PrivateKey, ec_key, public_jwk, rsa_key, signed
 from tests.sts.world import ISSUER, World, new_world
 

@@ -16,7 +16,8 @@ from caracal import clock, secret_hash
 from caracal.events.base import Fall
 from caracal.ids import new_id
 from caracal.mandate import SigningKey
-from tests.making import in_zone, new_application, new_provider, new_session
+from tests.making import in_zone, new_application, new_session
+from tests.sts.brokering import broker
 from tests.sts.world import ISSUER, World, new_tenant
 
 Send = Callable[[World], Awaitable[httpx.Response]]
@@ -219,10 +220,19 @@ async def rate_limited_ambient(world: World) -> httpx.Response:
 
 
 async def with_provider(world: World) -> httpx.Response:
-    provider = new_provider(world.tenant.id)
-    await world.tenant.save(provider)
-    resource = await world.tenant.add_resource(provider_id=provider.aggregate_id)
-    return await world.per_call(resource=resource.identifier)
+    made = await broker(world.tenant, "workload")
+    return await world.per_call(resource=made.resource.identifier)
+
+
+async def with_dead_credential(world: World) -> httpx.Response:
+    made = await broker(world.tenant, "oauth2")
+    await made.tokens(await made.grant(), seconds=-1, refresh=None)
+    return await world.post(made.form())
+
+
+async def without_provider_grant(world: World) -> httpx.Response:
+    made = await broker(world.tenant, "apikey", secrets={"api_key": "K"})
+    return await world.post(made.form())
 
 
 async def grant_of_another_user(world: World) -> httpx.Response:
@@ -491,6 +501,22 @@ ROWS = [
         403,
         "access_denied",
         "credential_not_provisioned",
+        "exchange_denied",
+    ),
+    row(
+        "10 E refresh",
+        with_dead_credential,
+        403,
+        "access_denied",
+        "credential_refresh_failed",
+        "exchange_denied",
+    ),
+    row(
+        "10 E provider grant",
+        without_provider_grant,
+        403,
+        "access_denied",
+        "grant_required",
         "exchange_denied",
     ),
     row(

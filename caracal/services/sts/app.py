@@ -35,8 +35,12 @@ from caracal.services.sts.failure_limit import FailureLimit
 from caracal.services.sts.introspection import Introspection
 from caracal.services.sts.issued_token import IssuedTokens
 from caracal.services.sts.jwks import Jwks
+from caracal.services.sts.opened_secrets import OpenedSecrets
 from caracal.services.sts.policies import Policies
 from caracal.services.sts.policy_reports import PolicyReports
+from caracal.services.sts.provider_credentials import ProviderCredentials
+from caracal.services.sts.provider_guard import Circuits, Leases
+from caracal.services.sts.provider_tokens import Asking, Lives, ServiceTokens, UserTokens
 from caracal.services.sts.recorder import Recorder
 from caracal.services.sts.revocation import Revocation
 from caracal.services.sts.routes import Route, Routes
@@ -47,6 +51,7 @@ from caracal.services.sts.shadow import Shadows
 from caracal.services.sts.signing_keys import SigningKeys
 from caracal.services.sts.step_up import StepUp
 from caracal.services.sts.subject_token import Proofs
+from caracal.services.sts.token_endpoint import TokenEndpoint
 from caracal.services.sts.token_exchange import Rules, TokenExchange
 from caracal.services.sts.token_request import MAX_BODY
 from caracal.services.sts.view import StsView
@@ -83,6 +88,10 @@ async def _start(
     reports.start()
     stack.push_async_callback(reports.stop)
     log, waiter = await _log(settings, database, stack)
+    credentials = _credentials(settings, view, database, log, redis)
+    stack.push_async_callback(credentials.close)
+    tail.listeners.append(credentials.applied)
+    tail.reloaded.append(credentials.forget_all)
     step_up = StepUp(log, waiter)
     admission = _admission(settings, view, database, redis, step_up, stack)
     exchange = TokenExchange(
@@ -95,6 +104,7 @@ async def _start(
         step_up=step_up,
         recorder=_recorder(view, redis, writer, stack),
         shadows=(shadows := _shadows(settings, writer, stack)),
+        credentials=credentials,
     )
     jwks = Jwks(view, default_zone=settings.jwks_default_zone_id, dev=not settings.is_runtime)
 
@@ -244,6 +254,18 @@ async def _log(settings: Settings, database: Pool, stack: AsyncExitStack) -> tup
     await waiter.start()
     stack.push_async_callback(waiter.stop)
     return Log(database, appender), waiter
+
+
+def _credentials(
+    settings: Settings, view: StsView, database: Pool, log: Log, redis: Redis
+) -> ProviderCredentials:
+    # No UPSTREAM_HOST_ALLOWLIST: each provider says which hosts its tokens come from.
+    mode = "false" if settings.is_runtime else settings.allow_private_upstreams
+    endpoint = TokenEndpoint(UpstreamGuard(mode))
+    secrets = OpenedSecrets(database, Vault(settings.zone_kek))
+    asking, lives = Asking(endpoint, Circuits(redis)), Lives(settings.max_grant_ttl_seconds)
+    users = UserTokens(view, log, secrets, asking, Leases(redis), lives)
+    return ProviderCredentials(secrets, users, ServiceTokens(asking, lives), endpoint)
 
 
 def _counters(

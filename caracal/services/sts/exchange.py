@@ -5,7 +5,7 @@ Pure: values go in, values come out; the view answers from memory.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -15,6 +15,7 @@ from caracal.events.challenge import ChallengeType
 from caracal.projections.memory import Row
 from caracal.services.sts.binding import Binding
 from caracal.services.sts.policies import InForce
+from caracal.services.sts.provider_directive import BY_MANDATE, Upstream
 from caracal.services.sts.subject_token import Principal
 from caracal.services.sts.token_request import TokenRequest
 from caracal.services.sts.view import ZoneView
@@ -55,6 +56,13 @@ class Exchange:
         """Return whom the mandate speaks of: the subject, else the application itself."""
         return self.subject.subject if self.subject else str(self.application["id"])
 
+    def grants(self, resource: Row) -> Iterator[Row]:
+        """Yield the active grants for this user that have the requested scopes, newest first."""
+        scopes, users = set(self.request.scopes), (None, self.user)
+        for grant in self.zone.grants(self.application["id"], resource["id"], self.now):
+            if grant["user_id"] in users and scopes <= set(grant["scopes"]):
+                yield grant
+
     @property
     def is_ambient(self) -> bool:
         """Say whether an ambient mandate is wanted."""
@@ -77,6 +85,8 @@ class Verdict:
         by: policy set version that decided.
         step_up: what the policy asks for before it would allow.
         unknown: refused because the view knows no such thing: to be looked for once more.
+        brokers: refused until the credential of its provider was asked for.
+        upstream: how the Gateway authenticates to it.
     """
 
     requested: str
@@ -90,6 +100,8 @@ class Verdict:
     by: InForce | None = None
     step_up: ChallengeType | None = None
     unknown: bool = False
+    brokers: bool = False
+    upstream: Upstream = BY_MANDATE
     decision: str = "deny"
     determining_policies: list[Any] = field(default_factory=list)
     diagnostics: list[dict[str, Any]] = field(default_factory=list)
@@ -98,8 +110,9 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """A resource that the mandate will cover, and the grant that was relied on."""
+    """A resource that the mandate will cover, the grant relied on, and how it is reached."""
 
     requested: str
     resource: Row
     grant_id: str | None = None
+    upstream: Upstream = BY_MANDATE

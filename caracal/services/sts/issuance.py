@@ -92,7 +92,7 @@ def answer(
         "expires_in": issued.seconds,
         "issued_token_type": ACCESS_TOKEN,
         "target_resources": issued.claims["target"],
-        "upstreams": dict(_upstreams(granted)),
+        "upstreams": dict(_upstreams(granted, by_gateway=exchange.by_gateway)),
     }
     if "scope" in issued.claims:
         body["scope"] = issued.claims["scope"]
@@ -131,13 +131,10 @@ def _act(actor: Principal, subject: Principal | None) -> dict[str, Any]:
     return act if prior is None else act | {"act": prior}
 
 
-def _upstreams(granted: Iterable[Granted]) -> Iterable[tuple[str, dict[str, str]]]:
+def _upstreams(
+    granted: Iterable[Granted], *, by_gateway: bool
+) -> Iterable[tuple[str, dict[str, Any]]]:
     for one in granted:
-        directive = {
-            "url": one.resource["upstream_url"] or "",
-            "auth_mode": "caracal_jwt",
-            "auth_header": "Authorization",
-            "auth_scheme": "Bearer",
-        }
+        directive = one.upstream.directive(one.resource["upstream_url"], by_gateway=by_gateway)
         yield one.resource["identifier"], directive
         yield one.requested, directive

@@ -6,7 +6,7 @@ a verdict says what holds within the limit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from caracal.errors import CaracalError, Forbidden, TooMany
@@ -15,20 +15,33 @@ from caracal.projections.memory import Row
 from caracal.services.sts.exchange import Exchange, Granted, Verdict
 from caracal.services.sts.policies import Policies, Ruling
 from caracal.services.sts.policy_input import policy_input
+from caracal.services.sts.provider_directive import NOT_PROVISIONED, Brokered
 from caracal.services.sts.refusals import InteractionRequired
 
 EVAL_FAILED = "policy_eval_failed"
 
 
-async def decide(exchange: Exchange, policies: Policies) -> list[Verdict]:
+Credentials = Mapping[str, Brokered]
+_NONE: Credentials = {}
+
+
+async def decide(
+    exchange: Exchange, policies: Policies, credentials: Credentials = _NONE
+) -> list[Verdict]:
     """Return the verdict on each requested resource, in order.
 
     After one that ends the request the loop goes on: that one may be over its rate limit yet.
+
+    Args:
+        exchange: what is asked.
+        policies: in force.
+        credentials: of resources with a provider, by their id; without its own such a resource
+            is refused, and its verdict says that it ``brokers``.
     """
     verdicts: list[Verdict] = []
     patient = True
     for requested in exchange.request.resources:
-        verdict = await _decide(exchange, policies, requested, patient)
+        verdict = await _decide(exchange, policies, requested, credentials, patient)
         patient = patient and verdict.ends is None
         verdicts.append(verdict)
     return verdicts
@@ -52,7 +65,9 @@ def conclude(
             return [], verdict.ends
         step_up = step_up or verdict.step_up
         if verdict.allowed and verdict.resource is not None:
-            granted.append(Granted(verdict.requested, verdict.resource, verdict.grant_id))
+            granted.append(
+                Granted(verdict.requested, verdict.resource, verdict.grant_id, verdict.upstream)
+            )
     if step_up is not None:
         return [], InteractionRequired(step_up)
     if granted:
@@ -62,7 +77,13 @@ def conclude(
     return [], Forbidden("access_denied", "policy denied")
 
 
-async def _decide(exchange: Exchange, policies: Policies, requested: str, patient: bool) -> Verdict:
+async def _decide(
+    exchange: Exchange,
+    policies: Policies,
+    requested: str,
+    credentials: Credentials,
+    patient: bool,
+) -> Verdict:
     resource = exchange.zone.resource(requested)
     if resource is None:
         return Verdict(requested, "resource_not_found", unknown=True)
@@ -71,9 +92,10 @@ async def _decide(exchange: Exchange, policies: Policies, requested: str, patien
     delegation = exchange.binding.delegation
     if delegation is not None and not delegation.covers(resource):
         return Verdict(requested, "resource_outside_delegation", resource)
-    if resource["provider_id"] is not None:
-        return Verdict(requested, "credential_not_provisioned", resource, counted=True)
-    verdict = _by_grant(exchange, requested, resource)
+    if resource["provider_id"] is None:
+        verdict = _by_grant(exchange, requested, resource)
+    else:
+        verdict = _by_credential(exchange, requested, resource, credentials.get(resource["id"]))
     if not verdict.allowed:
         return verdict
     return await _by_policy(exchange, policies, verdict, patient)
@@ -84,13 +106,33 @@ def _by_grant(exchange: Exchange, requested: str, resource: Row) -> Verdict:
     zone, application_id = exchange.zone, exchange.application["id"]
     if not zone.has_grants(application_id, resource["id"]):
         return Verdict(requested, "complete", resource, allowed=True, counted=True)
-    scopes = set(exchange.request.scopes)
-    for grant in zone.grants(application_id, resource["id"], exchange.now):
-        if grant["user_id"] in (None, exchange.user) and scopes <= set(grant["scopes"]):
-            return Verdict(
-                requested, "complete", resource, allowed=True, counted=True, grant_id=grant["id"]
-            )
+    for grant in exchange.grants(resource):
+        return Verdict(
+            requested, "complete", resource, allowed=True, counted=True, grant_id=grant["id"]
+        )
     return Verdict(requested, "grant_required", resource, counted=True, unknown=True)
+
+
+def _by_credential(
+    exchange: Exchange, requested: str, resource: Row, found: Brokered | None
+) -> Verdict:
+    """Step E of a resource with a provider."""
+    refused = Verdict(requested, NOT_PROVISIONED, resource, counted=True)
+    if found is None:
+        return replace(refused, brokers=True)
+    if no := found.refused:
+        return replace(refused, status=no.status, reason=no.reason, unknown=no.unknown)
+    if not found.is_of(exchange.zone.provider(resource["provider_id"])):
+        return replace(refused, reason="the provider has changed meanwhile", unknown=True)
+    if not found.needs_grant:
+        return replace(_by_grant(exchange, requested, resource), upstream=found.upstream)
+    return replace(
+        refused,
+        status="complete",
+        allowed=True,
+        grant_id=found.grant_id,
+        upstream=found.upstream,
+    )
 
 
 async def _by_policy(

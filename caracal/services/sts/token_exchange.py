@@ -23,6 +23,7 @@ from caracal.services.sts.call import Call
 from caracal.services.sts.exchange import Exchange, Granted, Verdict
 from caracal.services.sts.issuance import Mandate
 from caracal.services.sts.policies import Policies
+from caracal.services.sts.provider_credentials import ProviderCredentials
 from caracal.services.sts.recorder import Recorder
 from caracal.services.sts.refusals import Refused, denied, state_stale
 from caracal.services.sts.resource_decision import conclude, decide
@@ -59,6 +60,7 @@ class TokenExchange:
     step_up: StepUp
     recorder: Recorder
     shadows: Shadows
+    credentials: ProviderCredentials
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request.
@@ -101,10 +103,17 @@ class TokenExchange:
 
     async def _verdicts(self, exchange: Exchange) -> list[Verdict]:
         """Row 10. What is unknown is looked for once more, at the log's head."""
-        verdicts = await decide(exchange, self.policies)
+        verdicts = await self._decided(exchange)
         if any(verdict.unknown for verdict in verdicts):
             await self.view.look_again()
-            verdicts = await decide(exchange, self.policies)
+            verdicts = await self._decided(exchange)
+        return verdicts
+
+    async def _decided(self, exchange: Exchange) -> list[Verdict]:
+        verdicts = await decide(exchange, self.policies)
+        if brokered := [one.resource for one in verdicts if one.brokers and one.resource]:
+            found = await self.credentials.obtain(exchange, brokered)
+            verdicts = await decide(exchange, self.policies, found)
         return verdicts
 
     async def _issued(

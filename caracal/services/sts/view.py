@@ -18,6 +18,7 @@ from caracal.projections.grant import GRANTS
 from caracal.projections.memory import MemoryMarks, MemoryTable, MemoryView, Row
 from caracal.projections.policy import POLICIES, POLICY_VERSIONS
 from caracal.projections.policy_set import POLICY_SET_VERSIONS, POLICY_SETS
+from caracal.projections.provider import PROVIDERS
 from caracal.projections.resource import RESOURCES
 from caracal.projections.revocation import RevocationMap
 from caracal.projections.signing_key import SIGNING_KEYS
@@ -63,6 +64,7 @@ class StsView:
                 ZONES,
                 APPLICATIONS,
                 RESOURCES,
+                PROVIDERS,
                 SIGNING_KEYS,
                 POLICIES,
                 POLICY_VERSIONS,
@@ -139,6 +141,11 @@ class ZoneView:
             return None
         row = self._view.resource_at(self.id, identifier)[0]
         return None if row["id"] in self._view.following.parked else row
+
+    def provider(self, provider_id: str) -> Row | None:
+        """Return a provider that is not archived."""
+        row = self._own("providers", provider_id)
+        return None if provider_id in self._view.following.parked else row
 
     def has_grants(self, application_id: str, resource_id: str) -> bool:
         """Say whether there ever was a grant, of any status and user."""
