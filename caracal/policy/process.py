@@ -14,11 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from signal import Signals
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from caracal.errors import InternalError
 
-_PARALLEL = 2
 _ROOT = str(Path(__file__).parents[2])
 _START = (
     "import sys; sys.path.insert(0, sys.argv[1]); from caracal.policy.sandbox import main; main()"
@@ -29,8 +27,6 @@ _ENVIRONMENT = {
     "RUST_LIB_BACKTRACE": "0",
     "MIMALLOC_ARENA_RESERVE": "65536",  # KiB; else the engine reserves all the process may have
 }
-
-_slots: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 
 
 class Exhausted(Exception):
@@ -44,20 +40,11 @@ class Exhausted(Exception):
 async def run(work: Mapping[str, Any], *, timeout: float) -> dict[str, Any]:
     """Return what ``sandbox.py`` answers to ``work``.
 
-    ``timeout`` in seconds counts from when the work gets one of the two places.
+    The caller has a turn (``turns.py``). ``timeout`` in seconds.
 
     Raises:
         Exhausted: it was killed, by us or by a limit.
     """
-    async with _slot():
-        return await _run(json.dumps(work).encode(), timeout)
-
-
-def _slot() -> asyncio.Semaphore:
-    return _slots.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(_PARALLEL))
-
-
-async def _run(work: bytes, timeout: float) -> dict[str, Any]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-I", "-c", _START, _ROOT),
@@ -67,7 +54,7 @@ async def _run(work: bytes, timeout: float) -> dict[str, Any]:
         env=_environment(),
     )
     try:
-        output, _ = await asyncio.wait_for(process.communicate(work), timeout)
+        output, _ = await asyncio.wait_for(process.communicate(json.dumps(work).encode()), timeout)
     except TimeoutError:
         raise Exhausted from None
     finally:
