@@ -140,7 +140,7 @@ def routes(lifespan: Lifespan | None = None, *, local_bootstrap: bool = True) ->
         title="Caracal Control Plane",
         version=__version__,
         lifespan=lifespan,
-        openapi_url="/openapi.json",
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
