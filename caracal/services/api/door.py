@@ -46,7 +46,7 @@ class Door:
         address = client_address(scope)
         self._limits.check_failures(address)
         token = await self._authenticated(scope, address)
-        self._limits.check_requests(address, token["id"])
+        self._limits.check_requests(token["id"])
         self._uses.note(token["id"])
         scope["state"]["token"] = token
         _check_capability(token, scope["method"], scope["path"])
