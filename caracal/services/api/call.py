@@ -20,7 +20,7 @@ from caracal.events.store.vault import Vault
 from caracal.projections.query import Db
 from caracal.projections.waiter import Waiter
 from caracal.services.api.hashing import Hashing
-from caracal.services.api.view import ApiView
+from caracal.services.api.view import ApiView, invalid_admin_token
 from caracal.services.cascade import Cascade, Ground
 from caracal.services.http import traceparent_of
 from caracal.services.refused_requests import RefusedRequests
@@ -101,8 +101,9 @@ class Call:
         """Run a command (again when another was faster), and wait for its read models.
 
         Raises:
-            CaracalError: the command's refusal.
+            CaracalError: the command's refusal; 401, the token was revoked since the door.
         """
+        self._check_token()
         with self.acting(zone_id):
             saved = await retrying(command)
         if saved.position is not None:
@@ -110,6 +111,11 @@ class Call:
             if not await self.api.waiter.applied(saved):
                 self.response.headers["Caracal-Consistency"] = "pending"
         return saved
+
+    def _check_token(self) -> None:
+        """Refuse a token that was revoked while its request waited: for a turn, for a hash."""
+        if self.api.view.tokens.live(self.token["id"]) is None:
+            raise invalid_admin_token()
 
     async def end(
         self, cascade: Cascade[Thing], thing_id: str, zone_id: str, missing: CaracalError
