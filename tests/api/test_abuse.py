@@ -75,6 +75,17 @@ async def test_a_token_revoked_while_its_request_waits_changes_nothing(api: Plan
     await asyncio.gather(*holding)
 
 
+async def test_nobody_keeps_the_body_of_who_is_unknown(api: Plane) -> None:
+    """He is answered before he has sent it."""
+    url = httpx.URL(api.url)
+    async with asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        writer.write(b"POST /v1/zones HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 401 ")
+        writer.close()
+        await writer.wait_closed()
+
+
 @pytest.mark.parametrize("path", ["/openapi.json", "/docs", "/v1/policy-templates", "/nothing"])
 async def test_who_is_unknown_makes_the_database_do_nothing(api: Plane, path: str) -> None:
     headers = {"Caracal-Min-Position": "9" * 17, **NO_TOKEN}

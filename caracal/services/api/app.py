@@ -52,7 +52,7 @@ from caracal.services.api.uses import Uses
 from caracal.services.api.view import ApiView
 from caracal.services.connections import pool, rings
 from caracal.services.health import Health
-from caracal.services.http import App, Edge
+from caracal.services.http import App, Body, Edge
 from caracal.services.refused_requests import Actor, Recorded, RefusedRequests
 from caracal.settings import Settings
 
@@ -112,12 +112,13 @@ def create_app(settings: Settings) -> App:
         failures_per_min=settings.admin_auth_fail_limit_per_min,
         registrations=registrations,
     )
-    guarded = Door(MinPosition(app, lambda: app.state.api), view, limits, uses)
-    edge = Edge(
-        guarded,
+    # Inside of the door: who is unknown makes nobody keep a body for him.
+    routed = Body(
+        MinPosition(app, lambda: app.state.api),
         body_limit=settings.api_body_limit_bytes,
         body_seconds=settings.request_timeout_ms / 1000,
     )
+    edge = Edge(Door(routed, view, limits, uses), body_limit=None)
     recorded = Recorded(
         edge,
         lambda: app.state.api.refused,
