@@ -12,6 +12,7 @@ import httpx
 import orjson
 import pytest
 
+from caracal import __version__
 from caracal.ids import log_key
 from caracal.services.api import view
 from caracal.services.api.app import create_app
@@ -272,6 +273,7 @@ async def test_ready(api: Plane) -> None:
         "ready": True,
         "draining": False,
         "degraded": False,
+        "version": __version__,
         "parked": 0,
         "position": body["position"],
         "staleness_ms": body["staleness_ms"],
