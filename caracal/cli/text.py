@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import datetime, timedelta
 from typing import Any
 
 from caracal import clock
 
 _STEPS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+# DEL and C1, which JSON leaves as they are; marks that turn the direction of what follows.
+_STEERS = re.compile("[\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _LONG_AGO = timedelta(days=60)
 
 
@@ -90,5 +93,13 @@ def title(member: str) -> str:
 
 
 def json_bytes(value: Any, *, indent: int | None = 2) -> bytes:
-    """Return ``value`` as a JSON document; half a surrogate pair stays the escape it came as."""
-    return json.dumps(value, indent=indent, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    """Return ``value`` as a JSON document.
+
+    Half a surrogate pair stays the escape it came as; what could steer a terminal becomes one.
+    """
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return _STEERS.sub(_json_escape, text).encode("utf-8", "backslashreplace")
+
+
+def _json_escape(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"

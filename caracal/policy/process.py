@@ -11,14 +11,9 @@ import json
 from collections.abc import Mapping
 from signal import Signals
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from caracal.errors import InternalError
 from caracal.policy.limits import command, environment
-
-_PARALLEL = 2
-
-_slots: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 
 
 class Exhausted(Exception):
@@ -32,20 +27,11 @@ class Exhausted(Exception):
 async def run(work: Mapping[str, Any], *, timeout: float) -> dict[str, Any]:
     """Return what ``sandbox.py`` answers to ``work``.
 
-    ``timeout`` in seconds counts from when the work gets one of the two places.
+    The caller has a turn (``turns.py``). ``timeout`` in seconds.
 
     Raises:
         Exhausted: it was killed, by us or by a limit.
     """
-    async with _slot():
-        return await _run(json.dumps(work).encode(), timeout)
-
-
-def _slot() -> asyncio.Semaphore:
-    return _slots.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(_PARALLEL))
-
-
-async def _run(work: bytes, timeout: float) -> dict[str, Any]:
     process = await asyncio.create_subprocess_exec(
         *command("caracal.policy.sandbox"),
         stdin=asyncio.subprocess.PIPE,
@@ -54,7 +40,7 @@ async def _run(work: bytes, timeout: float) -> dict[str, Any]:
         env=environment(),
     )
     try:
-        output, _ = await asyncio.wait_for(process.communicate(work), timeout)
+        output, _ = await asyncio.wait_for(process.communicate(json.dumps(work).encode()), timeout)
     except TimeoutError:
         raise Exhausted from None
     finally:

@@ -7,6 +7,7 @@ from typing import Any
 
 from caracal.policy.engine import Decision, PolicyCompileError, deny
 from caracal.policy.process import Exhausted, run
+from caracal.policy.turns import turn
 
 TIMEOUT = 10.0
 """Seconds on the clock; the evaluation itself may use 0.5 of a processor."""
@@ -29,6 +30,7 @@ async def evaluate(
 
     Raises:
         PolicyCompileError: the policies cannot be used together.
+        TooMany: 429 ``rate_limited``, its owner has too much work waiting (``turns.py``).
     """
     return (await evaluate_all(modules, [policy_input], timeout=timeout))[0]
 
@@ -46,7 +48,8 @@ async def evaluate_all(
     """
     work = {"evaluate": {"modules": list(modules), "inputs": list(inputs)}}
     try:
-        told = await run(work, timeout=timeout)
+        async with turn():
+            told = await run(work, timeout=timeout)
     except Exhausted:
         return [deny("evaluation_timeout", status="error")] * len(inputs)
     if (why := told.get("failed")) is not None:

@@ -10,6 +10,7 @@ import orjson
 from caracal import clock
 from caracal.events.catalogue import export_of
 from caracal.events.record import Record
+from caracal.events.store.audit_entry import ADMIN_REQUEST
 from caracal.projections.query import Db, Page, moments, select
 
 _SHOWN = (
@@ -17,6 +18,9 @@ _SHOWN = (
     " manifest_sha, evaluation_status, determining_policies_json, diagnostics_json,"
     " metadata_json, occurred_at, ingested_at"
 )
+MAX_DECISIONS, MAX_FACTS = 2_000, 5_000
+"""Of one request id; a request has at most 256 resources, only an id used again has more."""
+
 _JSON = ("determining_policies_json", "diagnostics_json", "metadata_json")
 
 
@@ -40,27 +44,36 @@ async def list_decisions(
 
 
 async def trail_of_request(db: Db, zone_id: str, request_id: str) -> list[dict[str, Any]]:
-    """Return what a request led to in a zone, oldest first: decisions, and facts it caused."""
+    """Return what a request led to in a zone, oldest first: decisions, and facts it caused.
+
+    Of more than :data:`MAX_DECISIONS` or :data:`MAX_FACTS` these many.
+    """
     trail = await decisions_of_request(db, zone_id, request_id)
     facts = await select(
         db,
-        "SELECT position, version, name, state FROM log WHERE request_of(state) = %s",
-        [request_id],
+        "SELECT position, version, name, state"
+        " FROM (SELECT * FROM log WHERE request_of(state) = %s OFFSET 0) AS of_request"
+        " WHERE convert_from(state, 'UTF8')::json #>> '{meta,zone_id}' = %s"
+        " ORDER BY position LIMIT %s",
+        [request_id, zone_id, MAX_FACTS],
     )
-    records = [Record.read(**row) for row in facts]
-    trail += [_fact(record) for record in records if record.fact().zone_id == zone_id]
+    trail += [_fact(Record.read(**row)) for row in facts]
     return sorted(trail, key=_place)
 
 
 async def decisions_of_request(db: Db, zone_id: str, request_id: str) -> list[dict[str, Any]]:
-    """Return the decisions on a request in a zone, oldest first."""
+    """Return the decisions on a request in a zone, oldest first, at most :data:`MAX_DECISIONS`.
+
+    Anyone may name the id of a request: those whom he was refused as an administrator come last,
+    and what denied comes first, so none of both is hidden by many others.
+    """
     rows = await select(
         db,
         f"SELECT {_SHOWN} FROM audit_events WHERE zone_id = %s AND request_id = %s"
-        " ORDER BY occurred_at, id",
-        [zone_id, request_id],
+        " ORDER BY event_type = %s, decision <> 'deny', occurred_at, id LIMIT %s",
+        [zone_id, request_id, ADMIN_REQUEST, MAX_DECISIONS],
     )
-    return [_decision(row) for row in rows]
+    return sorted(map(_decision, rows), key=_place)
 
 
 def _decision(row: dict[str, Any]) -> dict[str, Any]:

@@ -60,6 +60,12 @@ class Waiter:
         self, database: AsyncConnection[Any], position: int, timeout: float = 2.0
     ) -> bool:
         """Wait until every read model has applied the log up to ``position``."""
+        wanted = await self.up_to(database, position)
+        return wanted is not None and await self.applied(wanted, timeout)
+
+    async def up_to(self, database: AsyncConnection[Any], position: int) -> Saved | None:
+        """Return what to wait for with :meth:`applied`, the last event of each name up to
+        ``position``; None when the log has not come that far."""
         cursor = await database.execute(
             "SELECT wanted.name, (SELECT l.position FROM log l WHERE l.name = wanted.name"
             " AND l.position <= %s ORDER BY l.position DESC LIMIT 1),"
@@ -69,8 +75,8 @@ class Waiter:
         )
         rows = await cursor.fetchall()
         if not rows or rows[0][2] < position:
-            return False
-        return await self.applied(Saved(tuple((at, name) for name, at, _ in rows if at)), timeout)
+            return None
+        return Saved(tuple((at, name) for name, at, _ in rows if at))
 
     async def _reached(self, wanted: Mapping[Place, int], timeout: float) -> bool:
         missing = {place for place, at in wanted.items() if self._positions.get(place, 0) < at}

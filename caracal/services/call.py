@@ -22,6 +22,7 @@ from caracal.services.http import traceparent_of
 from caracal.settings import Settings
 
 Thing = TypeVar("Thing", bound=Aggregate)
+_REACHED_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +48,13 @@ class Parts:
             raise Unavailable("unavailable", "the database cannot be reached now") from None
 
     async def reached(self, position: int) -> bool:
-        """Wait until every read model has applied the log up to ``position``; at most 2 s."""
+        """Wait until every read model has applied the log up to ``position``; at most 2 s.
+
+        No connection is held meanwhile.
+        """
         async with self.database() as connection:
-            return await self.waiter.reached(connection, position)
+            wanted = await self.waiter.up_to(connection, position)
+        return wanted is not None and await self.waiter.applied(wanted, _REACHED_SECONDS)
 
 
 async def opened(settings: Settings, stack: AsyncExitStack) -> tuple[Settings, Pool, Log, Waiter]:

@@ -9,13 +9,22 @@ from caracal.services.http import App, Receive, Scope, Send, header
 
 
 class MinPosition:
-    """ASGI layer that waits, at most 2 s, until ``reached`` says that a position is there."""
+    """ASGI layer that waits, at most 2 s, until ``reached`` says that a position is there.
 
-    def __init__(self, app: App, reached: Callable[[int], Awaitable[bool]]) -> None:
-        self._app, self._reached = app, reached
+    ``concerns`` says whose requests may wait: those of callers who have proven who they are.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        reached: Callable[[int], Awaitable[bool]],
+        concerns: Callable[[Scope], bool] = lambda scope: True,
+    ) -> None:
+        self._app, self._reached, self._concerns = app, reached, concerns
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        position = min_position(scope) if scope["type"] == "http" else None
+        waits = scope["type"] == "http" and self._concerns(scope)
+        position = min_position(scope) if waits else None
         if position is not None and not await self._reached(position):
             raise lagging()
         await self._app(scope, receive, send)

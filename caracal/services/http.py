@@ -182,8 +182,8 @@ def is_bearer(scope: Scope, expected: str) -> bool:
     return bool(expected) and hmac.compare_digest((given or "").encode(), expected.encode())
 
 
-class Edge:
-    """The outermost layer of a service: request id, body limits, headers, no traceback ever.
+class Body:
+    """ASGI layer that reads the whole body, within its limits, before anything inside runs.
 
     ``body_seconds`` is the time for the whole body: who sends a byte now and then holds no
     connection for ever.
@@ -191,6 +191,30 @@ class Edge:
 
     def __init__(self, app: App, *, body_limit: int, body_seconds: float = 5.0) -> None:
         self._app, self._body_limit, self._body_seconds = app, body_limit, body_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            receive = _replay(await self._read(receive, scope), receive)
+        await self._app(scope, receive, send)
+
+    async def _read(self, receive: Receive, scope: Scope) -> bytes:
+        try:
+            async with asyncio.timeout(self._body_seconds):
+                return await read_body(receive, scope, self._body_limit)
+        except TimeoutError:
+            raise TooSlow from None
+
+
+class Edge:
+    """The outermost layer of a service: request id, body limits, headers, no traceback ever.
+
+    ``body_limit`` None: a :class:`Body` further inside reads the bodies, of whom it should.
+    """
+
+    def __init__(self, app: App, *, body_limit: int | None, body_seconds: float = 5.0) -> None:
+        if body_limit is not None:
+            app = Body(app, body_limit=body_limit, body_seconds=body_seconds)
+        self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -213,21 +237,13 @@ class Edge:
             await send(message)
 
         try:
-            body = await self._body(receive, scope)
-            await self._app(scope, _replay(body, receive), send_with_headers)
+            await self._app(scope, receive, send_with_headers)
         except ConnectionError:
             return
         except Exception as error:
             if started:
                 raise
             await respond_error(send_with_headers, as_caracal_error(error), request_id)
-
-    async def _body(self, receive: Receive, scope: Scope) -> bytes:
-        try:
-            async with asyncio.timeout(self._body_seconds):
-                return await read_body(receive, scope, self._body_limit)
-        except TimeoutError:
-            raise TooSlow from None
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -26,7 +26,7 @@ from caracal.events.store.audit_entry import ADMIN_REQUEST, NO_ZONE, AuditEvent
 from caracal.events.store.audit_writer import AuditWriter
 from caracal.ids import new_id
 from caracal.services.http import App, Message, Receive, Scope, Send, client_address, raw_path
-from caracal.services.windows import Window
+from caracal.services.windows import Window, network_of
 from caracal.settings import Settings
 from caracal.tasks import cancelled
 
@@ -88,7 +88,7 @@ class RefusedRequests:
 
         ``members`` are ``zone_id``, ``request_id`` and ``metadata`` of the entry.
         """
-        if not self._counts(actor, address, status):
+        if not self._counts(actor, network_of(address), status):
             self._leave_out()
             return
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from ipaddress import IPv6Address, ip_address
 
 from caracal.errors import TooMany
 from caracal.events.store.redis import GONE
@@ -16,6 +17,21 @@ local n = redis.call('INCR', KEYS[1])
 if n == 1 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
 return n
 """
+_IPV6_SUBNET = 64
+
+
+def network_of(address: str) -> str:
+    """Return what an address counts as: of IPv6 its /64, all of which one host may use."""
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return address
+    if not isinstance(found, IPv6Address):
+        return address
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    prefix = int(found) >> (128 - _IPV6_SUBNET) << (128 - _IPV6_SUBNET)
+    return f"{IPv6Address(prefix)}/{_IPV6_SUBNET}"
 
 
 class Window:

@@ -130,7 +130,7 @@ async def test_a_refusal_leaves_a_row(
     assert (row["status_code"], row["zone_id"]) == (status, zone)
     assert row["action"] == f"{method} /v1{path.format(zone=zone)}"
     assert (row["entity_type"], row["entity_id"]) == (kind, thing.format(zone=zone))
-    scope = None if status == 413 else "zone" if headers else "global"  # 413: before who it is
+    scope = "zone" if headers else "global"
     assert row["actor_scope"] == scope
 
 

@@ -273,10 +273,10 @@ async def test_ready(api: Plane) -> None:
         "ready": True,
         "draining": False,
         "degraded": False,
+        "version": __version__,
         "parked": 0,
         "position": body["position"],
         "staleness_ms": body["staleness_ms"],
-        "version": __version__,
     }
 
 

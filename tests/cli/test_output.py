@@ -199,6 +199,13 @@ def test_a_document_is_json(value: Any) -> None:
 
 def test_half_a_surrogate_pair_stays_the_escape_it_came_as() -> None:
     assert json_bytes({"a": "\ud800"}, indent=None) == b'{"a": "\\ud800"}'
+
+
+@pytest.mark.parametrize("mark", ["\x7f", "\x9b31m", "\u202e", "\u2066"])
+def test_json_does_not_steer_a_terminal(mark: str) -> None:
+    written = json_bytes({"name": mark})
+    assert written.isascii()
+    assert json.loads(written) == {"name": mark}
     assert printable("\ud800") == r"\ud800"
 
 

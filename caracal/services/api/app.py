@@ -50,7 +50,7 @@ from caracal.services.connections import rings
 from caracal.services.consistency import MinPosition
 from caracal.services.documented import operation_id
 from caracal.services.health import Health
-from caracal.services.http import App, Edge
+from caracal.services.http import App, Body, Edge
 from caracal.services.refused_requests import Actor, Recorded, recording
 from caracal.settings import Settings
 
@@ -115,12 +115,13 @@ def create_app(settings: Settings) -> App:
         api: Api = app.state.api
         return await api.reached(position)
 
-    guarded = Door(MinPosition(app, reached), view, limits, uses)
-    edge = Edge(
-        guarded,
+    # Inside of the door: who is unknown makes nobody keep a body for him, nor the database work.
+    routed = Body(
+        MinPosition(app, reached, concerns=lambda scope: "token" in scope["state"]),
         body_limit=settings.api_body_limit_bytes,
         body_seconds=settings.request_timeout_ms / 1000,
     )
+    edge = Edge(Door(routed, view, limits, uses), body_limit=None)
     recorded = Recorded(
         edge,
         lambda: app.state.api.refused,
@@ -143,7 +144,7 @@ def routes(lifespan: Lifespan | None = None, *, local_bootstrap: bool = True) ->
         title="Caracal Control Plane",
         version=__version__,
         lifespan=lifespan,
-        openapi_url="/openapi.json",
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,

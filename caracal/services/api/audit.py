@@ -72,7 +72,10 @@ async def list_(
 @router.get("/by-request/{request_id}")
 @refuses("request_not_found")
 async def by_request(zone_id: ZoneId, request_id: PathId, call: CallDep) -> list[AuditDetail]:
-    """Show what a request led to, oldest first: decisions, and the facts that it caused."""
+    """Show what a request led to, oldest first: decisions, and the facts that it caused.
+
+    Of an id that very many requests have used not all; the zone's audit lists them by pages.
+    """
     return [AuditDetail(**entry) for entry in await trail_of(call, zone_id, request_id)]
 
 

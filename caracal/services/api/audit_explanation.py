@@ -105,7 +105,9 @@ class Explanation(BaseModel):
 async def explain(zone_id: ZoneId, request_id: PathId, call: CallDep) -> Explanation:
     """Say what became of a request, which check refused it, and by which policies."""
     trail = await trail_of(call, zone_id, request_id)
-    enforced = [one for one in trail if one.get("decision") and not _is_shadow(one)]
+    enforced = _of_the_request(
+        [one for one in trail if one.get("decision") and not _is_shadow(one)]
+    )
     denied = [_denial(one) for one in enforced if one["decision"] == "deny"]
     return Explanation(
         request_id=request_id,
@@ -119,6 +121,15 @@ async def explain(zone_id: ZoneId, request_id: PathId, call: CallDep) -> Explana
 
 def _is_shadow(decision: Mapping[str, Any]) -> bool:
     return bool(decision["evaluation_status"] == _SHADOW)  # observed, never enforced
+
+
+def _of_the_request(enforced: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leave out administrators' requests that were refused, where others were decided as well.
+
+    Anyone may give his request the id of another one, proven or not: what he was refused says
+    nothing of that one.
+    """
+    return [one for one in enforced if one["event_type"] != ADMIN_REQUEST] or enforced
 
 
 def _final(decisions: Sequence[str]) -> Literal["allow", "deny", "partial"] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -11,9 +11,10 @@ from redis.asyncio import Redis
 
 from caracal.errors import CaracalError
 from caracal.events.store.audit_writer import AuditWriter
+from caracal.events.store.log import Saved
 from caracal.events.store.vault import Vault
 from caracal.services.api.hashing import Hashing
-from caracal.services.api.view import ApiView
+from caracal.services.api.view import ApiView, invalid_admin_token
 from caracal.services.call import CommandCall, Parts, Thing
 from caracal.services.cascade import Cascade
 from caracal.services.refused_requests import RefusedRequests
@@ -50,6 +51,20 @@ class Call(CommandCall):
             "actor_name": self.token["name"],
             "actor_scope": self.token["scope"],
         }
+
+    async def commit(self, command: Callable[[], Awaitable[Saved]], zone_id: str | None) -> Saved:
+        """Run a command, see :class:`CommandCall`.
+
+        Raises:
+            CaracalError: the command's refusal; 401, the token was revoked since the door.
+        """
+        self._check_token()
+        return await CommandCall.commit(self, command, zone_id)
+
+    def _check_token(self) -> None:
+        """Refuse a token that was revoked while its request waited: for a turn, for a hash."""
+        if self.api.view.tokens.live(self.token["id"]) is None:
+            raise invalid_admin_token()
 
     async def end(
         self, cascade: Cascade[Thing], thing_id: str, zone_id: str, missing: CaracalError

@@ -1,10 +1,11 @@
-"""``/docs``: the OpenAPI for people. Our own page and nothing from elsewhere."""
+"""``/openapi.json``, and ``/docs`` for people. Our own page and nothing from elsewhere."""
 
 from __future__ import annotations
 
 from importlib import resources
 
-from fastapi import APIRouter, Response
+import orjson
+from fastapi import APIRouter, Request, Response
 
 from caracal.errors import NotFound
 
@@ -20,6 +21,15 @@ _POLICY = (
     " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _folder = resources.files(__package__).joinpath("docs")
+
+
+@router.get("/openapi.json")
+async def openapi(request: Request) -> Response:
+    """Send the OpenAPI document, written once: anyone may ask for it, as often as he likes."""
+    state = request.app.state
+    if not hasattr(state, "openapi_json"):
+        state.openapi_json = orjson.dumps(request.app.openapi())
+    return Response(state.openapi_json, media_type="application/json")
 
 
 @router.get("/docs")

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 from caracal.errors import BadInput, Forbidden, NotFound
 from caracal.ids import ID_PATTERN
+from caracal.policy.turns import owned_by
 from caracal.services.api.limits import Limits
 from caracal.services.api.uses import Uses
 from caracal.services.api.view import ApiView, invalid_admin_token
@@ -34,15 +35,18 @@ class Door:
         self._app, self._view, self._limits, self._uses = app, view, limits, uses
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and _guarded(scope["path"]):
-            await self._check(scope)
-        await self._app(scope, receive, send)
+        if scope["type"] != "http" or not _guarded(scope["path"]):
+            await self._app(scope, receive, send)
+            return
+        token = await self._check(scope)
+        with owned_by(token["zone_id"] or token["id"]):
+            await self._app(scope, receive, send)
 
-    async def _check(self, scope: Scope) -> None:
+    async def _check(self, scope: Scope) -> dict[str, Any]:
         address = client_address(scope)
         self._limits.check_failures(address)
         token = await self._authenticated(scope, address)
-        self._limits.check_requests(address, token["id"])
+        self._limits.check_requests(token["id"])
         self._uses.note(token["id"])
         scope["state"]["token"] = token
         _check_capability(token, scope["method"], scope["path"])
@@ -60,6 +64,7 @@ class Door:
                 await self._limits.check_registrations(zone_id)
             if match["rest"]:
                 await self._view.need_zone(zone_id)
+        return token
 
     async def _authenticated(self, scope: Scope, address: str) -> dict[str, Any]:
         try:

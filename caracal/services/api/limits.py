@@ -1,11 +1,11 @@
-"""Limits of the control plane: of requests, per address and actor, in memory of each replica;
+"""Limits of the control plane: of failures per address, of requests per actor, in each replica;
 of registrations, per zone, in Redis for all replicas."""
 
 from __future__ import annotations
 
 from caracal.events.store.redis import connect
 from caracal.events.store.redis_line import RedisLine
-from caracal.services.windows import SharedWindow, Window
+from caracal.services.windows import SharedWindow, Window, network_of
 
 _REGISTRATIONS, _SECOND = 10, 1.0
 _REDIS_SECONDS = 0.5  # that a registration waits for Redis
@@ -45,15 +45,15 @@ class Limits:
 
     def check_failures(self, address: str) -> None:
         """Refuse an address with too many failed authentications."""
-        self._failures.check(address)
+        self._failures.check(network_of(address))
 
     def failed(self, address: str) -> None:
         """Count a failed authentication."""
-        self._failures.add(address)
+        self._failures.add(network_of(address))
 
-    def check_requests(self, address: str, actor: str) -> None:
-        """Count a request, and refuse it over the limit of its address and actor."""
-        self._requests.enter(f"{address} {actor}")
+    def check_requests(self, actor: str) -> None:
+        """Count a request, and refuse it over the limit of its actor, from wherever it comes."""
+        self._requests.enter(actor)
 
     async def check_registrations(self, zone_id: str) -> None:
         """Count a registration in a zone that need not exist, and refuse it over the limit."""
