@@ -121,7 +121,7 @@ REQUESTS: list[tuple[str, str, Any, Any]] = [
         {"would_activate": True},
     ),
     (
-        "policy-set activation-status s --version sv --position 7",
+        "policy-set activation-status s sv --position 7",
         f"GET {Z}/policy-sets/s/activation-status?version_id=sv&position=7",
         None,
         {"propagation_status": "loaded"},
