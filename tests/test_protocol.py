@@ -191,6 +191,11 @@ class Served:
             return read_all(sock)
 
 
+def send_for_ever(sock: socket.socket) -> None:
+    while True:
+        sock.sendall(b"x" * 65536)
+
+
 def read_all(sock: socket.socket) -> bytes:
     data = b""
     with contextlib.suppress(ConnectionResetError):
@@ -556,8 +561,7 @@ def test_a_body_without_end_is_not_read_for_ever(
     with serve().connect() as sock:
         sock.sendall(get("/early", "content-length: 999999999999", method="POST"))
         with pytest.raises((BrokenPipeError, ConnectionResetError)):
-            while True:
-                sock.sendall(b"x" * 65536)
+            send_for_ever(sock)
 
 
 @pytest.mark.parametrize("path", ["/flood", "/flood-end"])
