@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -14,7 +15,7 @@ from caracal.ids import new_id
 from tests.api.running import Plane, plane
 
 CHANGES, CALLERS = 2_000, 16
-_NEW = {
+_NEW: dict[str, Callable[[], dict[str, Any]]] = {
     "applications": lambda: {"name": "a", "credential_type": "token"},
     "resources": lambda: {"identifier": f"resource://{new_id()}", "scopes": ["read"]},
     "providers": lambda: {"identifier": f"provider://{new_id()}", "kind": "apikey"},
