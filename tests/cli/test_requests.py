@@ -64,6 +64,12 @@ REQUESTS: list[tuple[str, str, Any, Any]] = [
         {"id": "r"},
     ),
     (
+        "resource patch r --provider p --gateway-app a",
+        f"PATCH {Z}/resources/r",
+        {"provider_id": "p", "gateway_application_id": "a"},
+        {"id": "r"},
+    ),
+    (
         "resource patch r --clear upstream-url --clear provider_id --prefix-match",
         f"PATCH {Z}/resources/r",
         {"prefix_match": True, "upstream_url": None, "provider_id": None},
