@@ -191,6 +191,11 @@ class Served:
             return read_all(sock)
 
 
+def send_for_ever(sock: socket.socket) -> None:
+    while True:
+        sock.sendall(b"x" * 65536)
+
+
 def read_all(sock: socket.socket) -> bytes:
     data = b""
     with contextlib.suppress(ConnectionResetError):
@@ -533,8 +538,30 @@ def test_unread_body_is_drained_up_to_a_limit(serve: Serve) -> None:
         assert read_until(sock, b"\r\n\r\n0").startswith(b"HTTP/1.1 200 ")
         sock.sendall(get("/early", "content-length: 99000000", method="POST"))
         read_until(sock, b"early")
+        sock.sendall(b"x" * 2_000_000)
+        assert sock.recv(1) == b""
+
+
+def test_an_early_answer_reaches_who_sends_everything_first(serve: Serve) -> None:
+    server = serve()
+    for _ in range(8):
+        with server.connect() as sock:
+            body = b"x" * 9_000_000
+            sock.sendall(get("/early", f"content-length: {len(body)}", method="POST"))
+            sock.sendall(body + get("/plain"))  # a request that is too late
+            answer = read_all(sock)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert answer.endswith(b"early")
+
+
+def test_a_body_without_end_is_not_read_for_ever(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("caracal.services.protocol._LINGER", 0.3)
+    with serve().connect() as sock:
+        sock.sendall(get("/early", "content-length: 999999999999", method="POST"))
         with pytest.raises((BrokenPipeError, ConnectionResetError)):
-            sock.sendall(b"x" * 90_000_000)
+            send_for_ever(sock)
 
 
 @pytest.mark.parametrize("path", ["/flood", "/flood-end"])

@@ -163,7 +163,8 @@ def _show_entry(cli: Cli, entry: dict[str, Any]) -> None:
 
 
 def _show_end(explanation: dict[str, Any]) -> None:
-    typer.echo(f"final decision: {coloured(str(explanation.get('final_decision')))}")
+    if final := explanation.get("final_decision"):
+        typer.echo(f"final decision: {coloured(str(final))}")
     if explanation.get("explanation"):
         typer.echo(printable(str(explanation["explanation"])))
 

@@ -8,8 +8,12 @@ import typer
 
 from caracal.cli.command import command, single
 from caracal.cli.connection import Cli
+from caracal.cli.outcome import Failure
+from caracal.errors import CaracalError
 
 bootstrap = single()
+
+_HOW = "start it in dev mode with CARACAL_LOCAL_BOOTSTRAP_ENABLED=true"
 
 
 @command(bootstrap, "bootstrap", zoned=False)
@@ -18,4 +22,10 @@ def run(
     force: Annotated[bool, typer.Option("--force", help="Give the client a new secret.")] = False,
 ) -> None:
     """Make the local zone with an application, a resource and a policy that allows all."""
-    cli.out.record(cli.client.bootstrap(force=force))
+    try:
+        made = cli.client.bootstrap(force=force)
+    except CaracalError as error:
+        if error.code != "not_found":
+            raise
+        raise Failure("not_found", "this server makes no local zone", _HOW) from None
+    cli.out.record(made)

@@ -18,8 +18,8 @@ _MAX_ISSUES = 5
 
 _HINTS = {
     "invalid_admin_token": "set CARACAL_ADMIN_TOKEN, or name a --token-file",
-    "admin_token_zone_mismatch": "this token is for one zone: name that one with --zone",
-    "admin_token_capability": "this token may not do that: use one with capability write",
+    "admin_token_zone_mismatch": "name the zone of this token, by its id, with --zone",
+    "admin_token_capability": "use a token of capability write",
     "admin_token_management_requires_global": "use a token of scope global",
     "rate_limited": "wait a minute, or raise API_V1_RATE_LIMIT_PER_MIN",
     "zone_not_found": "`caracal zone list` shows the zones",

@@ -96,7 +96,8 @@ def activation_status(
     cli: Cli,
     policy_set_id: SetId,
     version_id: Annotated[
-        str | None, typer.Option("--version", help="Of this version.", show_default=False)
+        str | None,
+        typer.Argument(metavar="[VERSION]", help="Id of its version.", show_default=False),
     ] = None,
     position: Annotated[
         int | None, typer.Option(help="Of the activation in the log.", show_default=False)

@@ -12,7 +12,13 @@ PROVIDERS = Things(
     columns=("id", "identifier", "name", "kind", "client_id", "secret_config_keys", "created_at"),
     fields=(
         Field("identifier", str, "Its short name.", needed=True),
-        Field("kind", str, "oauth2, oidc, apikey or workload.", needed=True),
+        Field(
+            "kind",
+            str,
+            "none, caracal_mandate, bearer_token, api_key, oauth2_client_credentials,"
+            " oauth2_authorization_code; or free: oauth2, oidc, apikey, workload.",
+            needed=True,
+        ),
         Field("name", str, "What people call it; the identifier when absent."),
         Field("owner_type", str, "Whose it is."),
         Field("client_id", str, "Who we are to it.", null=True),

@@ -16,7 +16,7 @@ from caracal.cli.outcome import REFUSED
 from caracal.cli.ready import ready
 
 _COLUMNS = (
-    *("service", "state", "reason", "version", "position", "behind", "staleness"),
+    *("service", "state", "reason", "version", "position", "behind", "staleness_ms"),
     *("parked", "quarantined", "dead_letters"),
 )
 _READY = ("ready", "degraded")
@@ -76,7 +76,7 @@ def _asked(url: str) -> dict[str, Any]:
 
 
 def _row(service: str, url: str, answer: dict[str, Any], newest: int) -> dict[str, Any]:
-    position, staleness = answer.get("position"), answer.get("staleness_ms")
+    position = answer.get("position")
     return {
         "service": service,
         "state": _state(answer),
@@ -84,7 +84,7 @@ def _row(service: str, url: str, answer: dict[str, Any], newest: int) -> dict[st
         "version": answer.get("version"),
         "position": position,
         "behind": None if position is None else max(0, newest - position),
-        "staleness": None if staleness is None else f"{staleness} ms",
+        "staleness_ms": answer.get("staleness_ms"),
         "parked": answer.get("parked"),
         "quarantined": answer.get("quarantined"),
         "dead_letters": answer.get("dead_letters"),

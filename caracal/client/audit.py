@@ -8,6 +8,8 @@ from caracal.client.call import Call, Listing, api, listing, merged, one_page
 from caracal.client.method import D, many, one
 from caracal.client.things import ZoneScoped
 
+Decision = Literal["allow", "deny", "partial"]
+
 
 class AuditEvent(TypedDict):
     """A decision, or a fact."""
@@ -16,7 +18,7 @@ class AuditEvent(TypedDict):
     zone_id: str
     event_type: str
     request_id: str | None
-    decision: Literal["allow", "deny", "partial"] | None
+    decision: Decision | None
     evaluation_status: str | None
     metadata_json: dict[str, Any] | None
     occurred_at: str
@@ -38,30 +40,91 @@ class AuditQuery(TypedDict, total=False):
 
     since: str | None
     until: str | None
-    decision: Literal["allow", "deny", "partial"] | None
+    decision: Decision | None
     event_type: str | None
     request_id: str | None
     limit: int | None
     cursor: str | None
 
 
+class AuditDenial(TypedDict):
+    """One decision that denied, the check that failed, and a sentence on it.
+
+    ``policy_input`` is what the policies had, None when none was asked; it can be tried again as
+    it is unless ``policy_input_redacted``.
+    """
+
+    event_id: str
+    event_type: str
+    evaluation_status: str | None
+    check: str
+    explanation: str
+    resource: str | None
+    policy_set_id: str | None
+    policy_set_version_id: str | None
+    manifest_sha: str | None
+    determining_policies: list[Any]
+    diagnostics: list[Any]
+    log_position: int | None
+    engine_version: str | None
+    policy_input: dict[str, Any] | None
+    policy_input_redacted: bool
+
+
 class AuditExplanation(TypedDict):
-    """Why a request ended as it did."""
+    """Why a request ended as it did; ``final_decision`` is None when nothing was decided."""
 
     request_id: str
     zone_id: str
-    final_decision: str
-    denied: list[Any]
-    events: list[Any]
+    final_decision: Decision | None
+    explanation: str
+    denied: list[AuditDenial]
+    events: list[AuditDetail]
 
 
-class AuditReplay(TypedDict, total=False):
-    """The recorded decisions evaluated again; members as the server sends them."""
+class ReplayResult(TypedDict):
+    """What policies said, which, and by which engine."""
 
-    request_id: str
-    zone_id: str
+    decision: str
+    evaluation_status: str | None
+    determining_policies: list[Any]
+    diagnostics: list[Any]
+    policy_set_version_id: str
+    manifest_sha: str
+    engine_version: str | None
+
+
+class ReplayedDecision(TypedDict):
+    """A decision made again; ``differences`` names the members of the results that differ."""
+
+    event_id: str
+    resource: str | None
+    log_position: int | None
     identical: bool
-    decisions: list[Any]
+    recorded: ReplayResult
+    replayed: ReplayResult
+    differences: list[str]
+
+
+class NotReplayed(TypedDict):
+    """A decision that no policy can make again, and why."""
+
+    event_id: str
+    event_type: str
+    reason: str
+    explanation: str
+
+
+class AuditReplay(TypedDict):
+    """The recorded decisions made again; ``identical``: some were, and all came out as then."""
+
+    request_id: str
+    zone_id: str
+    policy_set_version_id: str | None
+    engine_version: str
+    identical: bool
+    decisions: list[ReplayedDecision]
+    not_replayed: list[NotReplayed]
 
 
 class AuditRetention(TypedDict):

@@ -17,12 +17,16 @@ from caracal.client.application import (
     RegistrationMethod,
 )
 from caracal.client.audit import (
+    AuditDenial,
     AuditDetail,
     AuditEvent,
     AuditExplanation,
     AuditQuery,
     AuditReplay,
     AuditRetention,
+    NotReplayed,
+    ReplayedDecision,
+    ReplayResult,
 )
 from caracal.client.client import LocalBootstrapResult
 from caracal.client.delegation import (
@@ -74,6 +78,7 @@ __all__ = [
     "Application",
     "ApplicationInput",
     "ApplicationPatch",
+    "AuditDenial",
     "AuditDetail",
     "AuditEvent",
     "AuditExplanation",
@@ -94,6 +99,7 @@ __all__ = [
     "GrantStatus",
     "LocalBootstrapResult",
     "ManifestItem",
+    "NotReplayed",
     "Obstacle",
     "Policy",
     "PolicyInput",
@@ -110,6 +116,8 @@ __all__ = [
     "ProviderPatch",
     "RateLimit",
     "RegistrationMethod",
+    "ReplayResult",
+    "ReplayedDecision",
     "Resource",
     "ResourceInput",
     "ResourcePatch",

@@ -18,6 +18,8 @@ from caracal.events.zone import needs_zone
 
 GrantStatus = Literal["active", "revoked", "expired"]
 
+_NAMED = 5  # scopes in a sentence
+
 
 @dataclass(frozen=True, slots=True)
 class Credential:
@@ -108,8 +110,9 @@ class Grant(Aggregate):
         Raises:
             Forbidden: 403 ``grant_scopes_exceed_resource``.
         """
-        if not set(scopes) <= set(of):
-            raise Forbidden("grant_scopes_exceed_resource", "the resource has not all these scopes")
+        if lacking := sorted(set(scopes) - set(of)):
+            named = ", ".join(lacking[:_NAMED]) + (", …" if len(lacking) > _NAMED else "")
+            raise Forbidden("grant_scopes_exceed_resource", f"the resource does not have: {named}")
         return cls._begin(
             cls.Created,
             grant_id,

@@ -47,17 +47,25 @@ def url_of(*schemes: str) -> Callable[[str], str]:
     return check
 
 
+_MOMENT = r"^[-+0-9:.,TWZ]{1,40}$"
+_NO_MOMENT = "must be a time with offset, such as 2026-05-11T20:00:00Z"
+
+
 def _moment(text: str) -> str:
+    if re.fullmatch(_MOMENT, text) is None:
+        raise ValueError(_NO_MOMENT)
     try:
         clock.parse(text)
     except OverflowError:
         raise ValueError("out of range") from None
+    except ValueError:
+        raise ValueError(_NO_MOMENT) from None
     return text
 
 
 Moment = Annotated[
     str | None,
-    Query(pattern=r"^[-+0-9:.,TWZ]{1,40}$", description="ISO 8601 with offset"),
+    Query(description="ISO 8601 with offset", json_schema_extra={"pattern": _MOMENT}),
     AfterValidator(_moment),
 ]
 Word = Annotated[str | None, Query(pattern=ID_PATTERN.pattern)]

@@ -40,6 +40,10 @@ class _HeadTooLarge(Exception):
     """Leaves the parser from within a callback."""
 
 
+class _TooMuchUnread(Exception):
+    """Leaves it, too."""
+
+
 class CaracalProtocol(HttpToolsProtocol):
     """One connection. Limits are class attributes; :func:`protocol_class` sets them."""
 
@@ -169,7 +173,8 @@ class CaracalProtocol(HttpToolsProtocol):
         if self.cycle is not None and self.cycle.response_complete:
             self._discarded += len(body)
             if self._discarded > _MAX_DISCARDED:
-                self.transport.close()
+                self._hang_up()
+                raise _TooMuchUnread
             return
         super().on_body(body)
 
@@ -224,7 +229,8 @@ class CaracalProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Called by uvicorn when the parser gave up, also because of :class:`_HeadTooLarge`."""
         del msg
-        self._refuse(431 if self._too_large else 400)
+        if not self._refused:
+            self._refuse(431 if self._too_large else 400)
 
     def _refuse(self, status: int) -> None:
         self._refused = True
@@ -232,7 +238,14 @@ class CaracalProtocol(HttpToolsProtocol):
             self.transport.close()
             return
         self.transport.write(_refusal(status, self.server_state.default_headers))
-        # Closing over data that nobody has read resets the connection, the answer with it.
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Say that this is all. What still comes is read for a while, by nobody.
+
+        Closing over data that nobody has read resets the connection, the answer with it.
+        """
+        self._refused = True
         if self.transport.can_write_eof():
             self.transport.write_eof()
             self._close_timer = self.loop.call_later(_LINGER, self.transport.abort)

@@ -140,6 +140,13 @@ async def test_bad_queries(api: Plane, query: str) -> None:
     assert (answer.status_code, answer.json()["error"]) == (400, "invalid_query")
 
 
+@pytest.mark.parametrize("since", ["yesterday", "2026-05-11", "2026-05-11T20:00:00"])
+async def test_what_is_no_time_is_told_how_to_write_one(api: Plane, since: str) -> None:
+    answer = await api.call("GET", f"/zones/{await api.zone()}/audit?since={since}")
+    said = "since: must be a time with offset, such as 2026-05-11T20:00:00Z"
+    assert answer.json()["error_description"] == said
+
+
 async def test_pages(api: Plane) -> None:
     zone = await api.zone()
     events = [decided(zone, number // 2, decision="deny") for number in range(7)]

@@ -1,31 +1,17 @@
-"""The clients' methods for routes that are younger than they are, against the running services.
-
-Until a route is there its test is skipped; what is sent is tested in ``tests/client`` anyway.
-"""
+"""The clients' methods beyond the first ones, against the running services."""
 
 from __future__ import annotations
 
 import asyncio
 
-import pytest
-
 from caracal.client import AdminClient, types
 from caracal.ids import new_id
-from caracal.services.api.app import routes
 from tests.api.policies import REGO
 from tests.api.running import OPERATOR, Plane, plane, worker
 from tests.api.test_client import Checked, client, zone_of
 from tests.backbone import opened_log
 
 __all__ = ["client"]  # the fixture
-
-
-def needs(path: str) -> pytest.MarkDecorator:
-    """Skip the test where the API has no such route."""
-    return pytest.mark.skipif(path not in routes().openapi()["paths"], reason=f"no {path}")
-
-
-ZONE = "/v1/zones/{zone_id}"
 
 
 async def test_providers(client: Checked) -> None:
@@ -71,7 +57,6 @@ async def test_rotation(client: Checked) -> None:
     assert (made["zone_id"], made["version"]) == (zone, 2)
 
 
-@needs("/v1/policies/validate")
 async def test_validation(client: Checked) -> None:
     said = await client("policies.validate", REGO, of=types.PolicyValidation)
     assert (said["valid"], said["schema_version"]) == (True, "2026-03-16")
@@ -79,7 +64,6 @@ async def test_validation(client: Checked) -> None:
     await client.refused("invalid_schema_version", "policies.validate", REGO, "2001-01-01")
 
 
-@needs("/v1/policy-templates")
 async def test_templates(client: Checked) -> None:
     found = await client("policy_templates.list", of=list[types.PolicyTemplate])
     assert "role-based" in {template["id"] for template in found}
@@ -89,7 +73,6 @@ async def test_templates(client: Checked) -> None:
     await client.refused("policy_template_not_found", "policy_templates.get", "none")
 
 
-@needs(f"{ZONE}/policy-sets/{{policy_set_id}}/simulate")
 async def test_simulation_and_activation_status(client: Checked) -> None:
     zone = await zone_of(client)
     policy = await client(
@@ -115,7 +98,6 @@ async def test_simulation_and_activation_status(client: Checked) -> None:
     assert (after["active"], after["topic"]["position"]) == (True, done["position"])
 
 
-@needs("/v1/admin-tokens")
 async def test_admin_tokens(api: Plane, client: Checked) -> None:
     zone = await zone_of(client)
     given: types.AdminTokenInput = {"name": "ci", "scope": "zone", "zone_id": zone}
@@ -128,7 +110,6 @@ async def test_admin_tokens(api: Plane, client: Checked) -> None:
     await client.refused("admin_token_not_found", "admin_tokens.revoke", made["id"])
 
 
-@needs("/v1/local/bootstrap")
 async def test_bootstrap(database_url: str, redis_url: str) -> None:
     given = {"CARACAL_LOCAL_BOOTSTRAP_ENABLED": "true"}
     async with (
@@ -147,7 +128,6 @@ async def test_bootstrap(database_url: str, redis_url: str) -> None:
     assert None not in (first["app_client_secret"], again["app_client_secret"])
 
 
-@needs("/v1/admin-audit")
 async def test_admin_audit(client: Checked) -> None:
     zone = await zone_of(client)
     kind = list[types.AdminAuditEvent]
@@ -157,7 +137,6 @@ async def test_admin_audit(client: Checked) -> None:
     assert await client("admin_audit.iter", zone, limit=1, of=kind) == found
 
 
-@needs("/v1/audit-retention")
 async def test_retention(client: Checked) -> None:
     kept = await client("audit.retention", of=types.AuditRetention)
     assert (
@@ -166,7 +145,6 @@ async def test_retention(client: Checked) -> None:
     await client.refused("retention_above_limit", "audit.set_retention", 10**6)
 
 
-@needs(f"{ZONE}/audit/by-request/{{request_id}}/explain")
 async def test_explain_and_replay(client: Checked) -> None:
     zone = await zone_of(client)
     for method in ("audit.explain", "audit.replay"):

@@ -76,6 +76,7 @@ async def test_scopes_stay_within_the_resource(api: Plane) -> None:
     zone, on = await world(api)
     answer = await api.call("POST", f"/zones/{zone}/grants", {**on, "scopes": ["read", "admin"]})
     assert (answer.status_code, answer.json()["error"]) == (403, "grant_scopes_exceed_resource")
+    assert answer.json()["error_description"] == "the resource does not have: admin"
 
 
 async def test_filters(api: Plane) -> None:

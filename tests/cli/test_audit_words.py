@@ -102,6 +102,14 @@ def test_explain(caracal: Caracal) -> None:
     assert caracal.json("audit", "explain", "q") == EXPLANATION
 
 
+def test_a_request_that_needed_no_decision(
+    caracal: Caracal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = {"final_decision": None, "explanation": "nothing was to be decided", "denied": []}
+    monkeypatch.setitem(ANSWERS, "explain", {**EXPLANATION, **nothing})
+    assert caracal.run("audit", "explain", "q").stdout == "nothing was to be decided\n"
+
+
 def test_the_input_that_was_refused(caracal: Caracal, monkeypatch: pytest.MonkeyPatch) -> None:
     assert json.loads(caracal.run("audit", "explain", "q", "--input").stdout) == INPUT
     nothing: dict[str, Any] = {**EXPLANATION, "denied": []}

@@ -39,7 +39,7 @@ def caracal(stand_in: StandIn, **variables: str) -> Caracal:
         ),
         (403, {"error": "admin_token_capability"}, 1,
          "admin_token_capability: admin token capability (request req-7);"
-         " this token may not do that: use one with capability write"),
+         " use a token of capability write"),
         (
             400,
             {
@@ -69,6 +69,14 @@ def caracal(stand_in: StandIn, **variables: str) -> Caracal:
 def test_a_refusal(stand_in: StandIn, status: int, body: Any, code: int, line: str) -> None:
     stand_in.answer = lambda asked: (status, body)
     assert caracal(stand_in).refused("zone", "create", "--name", "A", code=code) == line
+
+
+def test_bootstrap_where_it_is_off(stand_in: StandIn) -> None:
+    stand_in.answer = lambda asked: (404, {"error": "not_found"})
+    assert caracal(stand_in).refused("bootstrap") == (
+        "not_found: this server makes no local zone;"
+        " start it in dev mode with CARACAL_LOCAL_BOOTSTRAP_ENABLED=true"
+    )
 
 
 def test_out_of_reach() -> None:

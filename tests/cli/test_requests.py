@@ -64,6 +64,12 @@ REQUESTS: list[tuple[str, str, Any, Any]] = [
         {"id": "r"},
     ),
     (
+        "resource patch r --provider p --gateway-app a",
+        f"PATCH {Z}/resources/r",
+        {"provider_id": "p", "gateway_application_id": "a"},
+        {"id": "r"},
+    ),
+    (
         "resource patch r --clear upstream-url --clear provider_id --prefix-match",
         f"PATCH {Z}/resources/r",
         {"prefix_match": True, "upstream_url": None, "provider_id": None},
@@ -121,7 +127,7 @@ REQUESTS: list[tuple[str, str, Any, Any]] = [
         {"would_activate": True},
     ),
     (
-        "policy-set activation-status s --version sv --position 7",
+        "policy-set activation-status s sv --position 7",
         f"GET {Z}/policy-sets/s/activation-status?version_id=sv&position=7",
         None,
         {"propagation_status": "loaded"},

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 from typer.main import get_command
 
 from caracal.cli import main
 from caracal.cli.lazy import LazyGroup
+from caracal.client.provider import ProviderKind
 from tests.cli.caracal import Caracal
 
 HEAVY = (
@@ -118,3 +120,9 @@ def test_every_command_has_help_and_json() -> None:
 
 def test_a_group_alone_shows_its_help() -> None:
     assert "dcr-status" in Caracal({}).run("zone", "--help").stdout
+
+
+def test_the_kinds_of_providers_are_all_named() -> None:
+    shown = " ".join(Caracal({}).run("provider", "create", "--help").stdout.split())
+    for kind in get_args(ProviderKind):
+        assert kind in shown

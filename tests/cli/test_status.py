@@ -90,4 +90,4 @@ async def test_of_running_services(
     assert {row["state"] for row in found} <= {"ready", "degraded"}  # on a slow machine
     assert {row["version"] for row in found} == {__version__}
     assert told["worker"]["dead_letters"] == 0
-    assert told["api"]["staleness"].endswith(" ms")
+    assert told["api"]["staleness_ms"] >= 0

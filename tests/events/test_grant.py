@@ -163,16 +163,20 @@ async def test_tokens_end_with_the_grant(end: Callable[[Grant], None]) -> None:
     assert await store.save(grant) == Saved()
 
 
-def test_scopes_stay_within_the_resource() -> None:
-    with in_zone(), pytest.raises(Forbidden, match="grant_scopes_exceed_resource"):
+@pytest.mark.parametrize(
+    ("scopes", "named"), [("read admin", "admin"), ("g f read e d c b", "b, c, d, e, f, …")]
+)
+def test_scopes_stay_within_the_resource(scopes: str, named: str) -> None:
+    with in_zone(), pytest.raises(Forbidden, match="grant_scopes_exceed_resource") as refused:
         Grant.create(
             "g",
             zone_id=ZONE,
             application_id="a",
             resource_id="r",
-            scopes=["read", "admin"],
+            scopes=scopes.split(),
             of=["read"],
         )
+    assert refused.value.description == f"the resource does not have: {named}"
 
 
 async def test_nothing_is_granted_on_what_is_dead() -> None:

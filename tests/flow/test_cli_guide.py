@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.flow.test_readme import LIMIT, ROOT, environment, home
+from tests.flow.test_readme import LIMIT, ROOT, SHELL, environment, home
 
 __all__ = ["home"]
 
 pytestmark = pytest.mark.flow
-
-CARACAL = f"caracal() {{ '{sys.executable}' -c 'from caracal.cli import main; main()' \"$@\"; }}\n"
 
 
 def test_the_blocks_work_as_pasted(home: Path, tmp_path: Path) -> None:
@@ -23,7 +20,7 @@ def test_the_blocks_work_as_pasted(home: Path, tmp_path: Path) -> None:
     blocks = re.findall(r"^```sh\n(.*?)^```", guide, re.DOTALL | re.MULTILINE)
     assert len(blocks) == 4
     done = subprocess.run(
-        ["sh", "-e", "-c", CARACAL + "".join(blocks)],
+        ["sh", "-e", "-c", SHELL + "".join(blocks)],
         cwd=tmp_path,
         env=environment(home) | {"PYTHONPATH": str(ROOT)},
         capture_output=True,

@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 LIMIT = 60  # s
 CARACAL = (sys.executable, "-c", "from caracal.cli import main; main()")
 UPSTREAM = "127.0.0.1:9000"
+SHELL = f"caracal() {{ '{sys.executable}' -c 'from caracal.cli import main; main()' \"$@\"; }}\n"
 WAIT = "i=0; until curl -sf -o /dev/null http://{}; do [ $((i+=1)) -lt 500 ]; sleep 0.02; done\n"
 
 
@@ -70,7 +71,7 @@ def _free_port() -> int:
 @pytest.mark.parametrize("shell", [name for name in ("sh", "bash", "zsh") if shutil.which(name)])
 def test_the_blocks_work_as_pasted(home: Path, shell: str) -> None:
     done = subprocess.run(
-        [shell, "-e", "-c", _blocks(_free_port())],
+        [shell, "-e", "-c", SHELL + _blocks(_free_port())],
         cwd=ROOT,
         env=environment(home),
         capture_output=True,
@@ -78,14 +79,19 @@ def test_the_blocks_work_as_pasted(home: Path, shell: str) -> None:
         timeout=LIMIT,
         check=False,
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
+    assert all(line.startswith("waiting for ") for line in done.stderr.splitlines()), done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0].startswith('{"activated":true')
+    assert re.fullmatch("activated +yes", lines[0])
+    called = next(number for number, line in enumerate(lines) if line.startswith("sts ")) + 1
+    assert "state=loaded" in lines[called - 1]
     last_line = (ROOT / "docs/adding.md").read_text().splitlines()[-1]
-    assert lines[1:4] == [last_line, "", "200"]
-    assert '"error":"access_denied"' in lines[4]
-    assert lines[5] == "403"
-    assert any('"docs/no"' in line for line in lines[6:-3])
+    assert lines[called : called + 3] == [last_line, "", "200"]
+    assert '"error":"access_denied"' in lines[called + 3]
+    assert lines[called + 4] == "403"
+    assert lines[called + 5] == "final decision: deny"
+    assert lines[called + 6].endswith("the request as a whole was denied (policy denied)")
+    assert "by docs/no" in lines[called + 6]
     assert lines[-3] == "204"
     assert '"session revoked"' in lines[-2]
     assert lines[-1] == "401"

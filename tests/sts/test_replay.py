@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from caracal.client import types
 from caracal.events.store.audit_entry import AuditEvent, encode
 from caracal.events.topics import AUDIT
 from caracal.ids import new_id
@@ -20,6 +21,7 @@ from caracal.policy.trial import evaluate
 from caracal.services.api.audit_explanation import _CHECKS
 from tests.api.running import Plane, plane
 from tests.backbone import eventually
+from tests.client.conforms import conforms
 from tests.making import in_zone
 from tests.policy.test_check import LONG_COMPREHENSION
 from tests.sts.test_policies import DENY_ALL
@@ -56,6 +58,7 @@ result := {
 	"diagnostics": [{"zone": input.principal.zone_id, "x": 0.1, "y": [null, true, {}]}],
 } if "read" in input.context.requested_scopes
 """
+TYPES = {"explain": types.AuditExplanation, "replay": types.AuditReplay}
 CASES = (
     {},
     {"scope": "read"},
@@ -92,7 +95,10 @@ class Stage:
         path = f"/zones/{tenant.id}/audit/by-request/{request_id}/{what}"
         answer = await self.api.call("GET", path, params=query)
         assert answer.status_code == status, answer.text
-        return answer.json() if status == 200 else answer.json()["error"]
+        if status != 200:
+            return answer.json()["error"]
+        conforms(answer.json(), TYPES[what], what)
+        return answer.json()
 
 
 @pytest.fixture(scope="module")

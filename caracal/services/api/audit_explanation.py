@@ -142,7 +142,7 @@ def _final(decisions: Sequence[str]) -> Literal["allow", "deny", "partial"] | No
 
 def _summary(decisions: int, others: int, denied: Sequence[Denial]) -> str:
     if not decisions:
-        return f"nothing was to be decided; the request left {others} facts or observations"
+        return f"nothing was to be decided; what it left stands in events: {others} on record"
     if not denied:
         return f"allowed: {decisions} of {decisions} decisions"
     reasons = "; ".join(dict.fromkeys(one.explanation for one in denied))

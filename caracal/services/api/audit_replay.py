@@ -33,7 +33,7 @@ _SECONDS = 20.0
 _COMPARED = ("decision", "evaluation_status", "determining_policies", "diagnostics")
 _SHADOW = "shadow"
 _OUTSIDE = {
-    "no_policy_asked": "refused before any policy was asked",
+    "no_policy_asked": "no policy was asked: refused before, or the sum of the other decisions",
     "no_policy_in_force": "no policy set version spoke: none was in force",
     "policies_not_as_recorded": "its policies are not there as they were recorded",
     "left_out": f"only the first {MAX_REPLAYED} are decided again",
