@@ -21,7 +21,13 @@ from caracal.projections.waiter import Waiter
 from caracal.services import refusals
 from caracal.services.connections import pool, rings
 from caracal.services.consistency import MinPosition
-from caracal.services.coordinator import agent, agent_service, heartbeat, invocation
+from caracal.services.coordinator import (
+    agent,
+    agent_service,
+    delegation,
+    heartbeat,
+    invocation,
+)
 from caracal.services.coordinator.call import Coordinator, Counters
 from caracal.services.coordinator.caller import Identities, Tokens
 from caracal.services.coordinator.door import VERIFY, Door, zone_of
@@ -35,7 +41,13 @@ from caracal.services.jwks import JwksCache, jwks_fetcher
 from caracal.services.refused_requests import Actor, Recorded, RefusedRequests
 from caracal.settings import Settings
 
-ROUTERS = (agent.router, heartbeat.router, agent_service.router, invocation.router)
+ROUTERS = (
+    agent.router,
+    heartbeat.router,
+    agent_service.router,
+    invocation.router,
+    delegation.router,
+)
 
 BODY_LIMIT = 1_048_576
 _JWKS_SECONDS = 5.0
