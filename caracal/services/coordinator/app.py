@@ -16,6 +16,7 @@ from caracal.events.store.audit_writer import AuditWriter
 from caracal.events.store.log import Log
 from caracal.events.store.redis import connect
 from caracal.events.store.redis_line import RedisLine
+from caracal.key_sets import JwksCache
 from caracal.projections.tail import Tail
 from caracal.projections.waiter import Waiter
 from caracal.services import refusals
@@ -39,7 +40,7 @@ from caracal.services.coordinator.view import CoordinatorView
 from caracal.services.documented import ERROR, Document, clean, operation_id
 from caracal.services.health import Health
 from caracal.services.http import App, Edge
-from caracal.services.jwks import JwksCache, jwks_fetcher
+from caracal.services.jwks import jwks_fetcher
 from caracal.services.refused_requests import Actor, Recorded, RefusedRequests
 from caracal.settings import Settings
 
