@@ -178,8 +178,8 @@ class Caracal:
             subject_session_id=subject_session_id,
         )
         agent = await made(self._ask(call), lambda made: self._end(_id_of(made)))
-        ends = kind != "service" if end is None else end
-        async with _leaving(lambda: self._end(_id_of(agent)), "agent session", ends):
+        session_id, ends = _id_of(agent), kind != "service" if end is None else end
+        async with _leaving(lambda: self._end(session_id), "agent session", ends):
             with standing(self._place_of(agent)):
                 yield agent
 
@@ -221,14 +221,14 @@ class Caracal:
             ),
             lambda made: self._revoke(_edge_of(made)),
         )
-        place = current()
+        place, edge_id = current(), _edge_of(edge)
         hint = replace(
             place.hint,
             agent_session=edge["source_session_id"],
-            delegation_edge=_edge_of(edge),
+            delegation_edge=edge_id,
             parent_edge=edge.get("parent_edge_id"),
         )
-        async with _leaving(lambda: self._revoke(_edge_of(edge)), "delegation edge", revoke):
+        async with _leaving(lambda: self._revoke(edge_id), "delegation edge", revoke):
             with standing(replace(place, hint=hint)):
                 yield edge
 
