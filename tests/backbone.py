@@ -18,10 +18,10 @@ from caracal.events.store.appender import Appender
 from caracal.events.store.entries import EntryId, LogReader, Rings, placed, text_fields
 from caracal.events.store.log import Log
 from caracal.events.store.redis import entries_in
-from caracal.events.store.signature import Keyring
 from caracal.events.topics import TOPICS, Topic
 from caracal.events.zone import Zone
 from caracal.ids import new_id
+from caracal.stream_signature import Keyring
 from caracal.tasks import cancelled
 from tests.journal import ITEMS, REVOKE, ZONES
 

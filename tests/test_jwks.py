@@ -11,15 +11,9 @@ import pytest
 from aiohttp import web
 
 from caracal.errors import Unavailable
+from caracal.key_sets import FORCED_EVERY, LIFE, MAX_ZONES, STALE_LIFE, JwksCache
 from caracal.mandate import MAX_JWKS_BYTES, SigningKey
-from caracal.services.jwks import (
-    FORCED_EVERY,
-    LIFE,
-    MAX_ZONES,
-    STALE_LIFE,
-    JwksCache,
-    jwks_fetcher,
-)
+from caracal.services.jwks import jwks_fetcher
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 Serve = Callable[[Handler], Awaitable[str]]
@@ -128,7 +122,7 @@ async def test_unknown_kid_forces_one_fetch_in_30_seconds(source: Source, cache:
 
 async def test_failed_forced_fetch_keeps_the_keys(source: Source, cache: JwksCache) -> None:
     await cache.keys("z", "old")
-    source.error = aiohttp.ClientError("reset")
+    source.error = ConnectionError("reset")
     assert set(await cache.keys("z", "new")) == {"old"}
 
 
@@ -219,3 +213,9 @@ async def test_fetcher_refuses(served: Serve, answer: str) -> None:
     async with aiohttp.ClientSession() as session:
         with pytest.raises(ValueError, match=r"status|large"):
             await jwks_fetcher(session, url, 5)("z")
+
+
+async def test_a_source_that_is_gone_is_no_foreign_error() -> None:
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(OSError, match=r"127\.0\.0\.1"):
+            await jwks_fetcher(session, "http://127.0.0.1:9", 5)("z")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode
@@ -41,9 +41,13 @@ class Call(Generic[T]):
     base: Base
     method: str
     target: str
-    body: Mapping[str, Any] | None = None
+    body: Mapping[str, Any] | None = field(default=None, repr=False)
     nothing: bool = False
     """Any success answers None, its body is not read."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Headers of this call only."""
+    form: bool = False
+    """The body is a form, lists are repeated fields."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +128,12 @@ def content(body: Mapping[str, Any]) -> bytes:
     members = {name: value for name, value in body.items() if value is not None}
     text = json.dumps(members, default=_null, allow_nan=False, separators=(",", ":"))
     return text.encode()
+
+
+def form(body: Mapping[str, Any]) -> bytes:
+    """Write a body as a form (``application/x-www-form-urlencoded``), without what is None."""
+    members = {name: value for name, value in body.items() if value is not None}
+    return urlencode(members, doseq=True).encode()
 
 
 def _segment(text: str) -> str:

@@ -89,6 +89,7 @@ class Plane(Namespace[D]):
 
     def __repr__(self) -> str:
         options = self._driver.core.options
+        assert isinstance(options, Options)
         return (
             f"{type(self).__name__}"
             f"(api_url={options.api_url!r}, coordinator_url={options.coordinator_url!r})"

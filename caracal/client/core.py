@@ -12,12 +12,12 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 from caracal import clock
 from caracal.client.answer import Answer, Outcome, items_of, object_of, refusal_of, unusable
-from caracal.client.call import Call, Listing, Page, content, with_query
+from caracal.client.call import Base, Call, Listing, Page, content, form, with_query
 from caracal.client.errors import (
     ADMIN_REQUEST_FAILED,
     ADMIN_REQUEST_TIMEOUT,
@@ -26,7 +26,6 @@ from caracal.client.errors import (
     AdminTransportError,
 )
 from caracal.client.link import cursor_of, next_link, same_origin_target
-from caracal.client.options import Options
 from caracal.client.retry import backoff, retry_after, retryable
 from caracal.errors import CaracalError
 
@@ -46,13 +45,28 @@ class Attempt:
     after: float
 
 
+_FORM = "application/x-www-form-urlencoded"
 Flow = Generator[Attempt, Outcome, T]
+
+
+class Configured(Protocol):
+    """What a core must be told."""
+
+    @property
+    def timeout_ms(self) -> int:
+        """Return the limit of each attempt, in milliseconds."""
+
+    def at(self, base: Base) -> tuple[str, str | None]:
+        """Return URL and bearer of a base."""
+
+    def retries_of(self, method: str) -> int:
+        """Return how often a request of this method may be sent again."""
 
 
 class Core:
     """What both clients do alike, and what they have learnt from the answers so far."""
 
-    def __init__(self, options: Options, chance: Callable[[], float] = random.random) -> None:
+    def __init__(self, options: Configured, chance: Callable[[], float] = random.random) -> None:
         self.options = options
         self.last_position: int | None = None
         self.last_request_id: str | None = None
@@ -108,16 +122,18 @@ class Core:
 
     def _attempt(self, call: Call[Any], after: float) -> Attempt:
         url, token = self.options.at(call.base)
-        headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
+        headers = {"Accept": "application/json", **call.headers}
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
         if call.body is not None:
-            headers["Content-Type"] = "application/json"
+            headers["Content-Type"] = _FORM if call.form else "application/json"
         if call.method == "GET" and self._min_position:
             headers["Caracal-Min-Position"] = str(self._min_position)
         return Attempt(
             call.method,
             url + call.target,
             headers,
-            None if call.body is None else content(call.body),
+            _written(call),
             reads=not call.nothing,
             after=after,
         )
@@ -195,6 +211,12 @@ class _Walk(Generic[T]):
         if self.call is not None and self.call.target in self._asked:
             raise AdminApiError(200, INVALID_RESPONSE, {}, description="the pages go in a circle")
         return chunk.page.items
+
+
+def _written(call: Call[Any]) -> bytes | None:
+    if call.body is None:
+        return None
+    return form(call.body) if call.form else content(call.body)
 
 
 def _at_cursor(call: Call[Any], cursor: str) -> Call[Any]:

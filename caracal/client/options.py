@@ -31,10 +31,10 @@ class Options:
     retry_methods: Collection[str] | None = None
 
     def __post_init__(self) -> None:
-        _check_url("api_url", self.api_url)
+        check_url("api_url", self.api_url)
         _check_token("admin_token", self.admin_token)
         if self.coordinator_url:
-            _check_url("coordinator_url", self.coordinator_url)
+            check_url("coordinator_url", self.coordinator_url)
         if self.coordinator_token:
             _check_token("coordinator_token", self.coordinator_token)
         if self.timeout_ms <= 0 or self.retries < 0:
@@ -64,7 +64,40 @@ class Options:
         return self.retries if listed else 0
 
 
-def _check_url(name: str, url: str) -> None:
+@dataclass(frozen=True)
+class Endpoint:
+    """One server, as the agents' side calls it: every call is for it.
+
+    Raises:
+        ValueError: a URL or a number that cannot work.
+    """
+
+    name: str
+    url: str
+    token: str | None = field(default=None, repr=False)
+    timeout_ms: int = 30_000
+    retries: int = 3
+
+    def __post_init__(self) -> None:
+        check_url(self.name, self.url)
+        if self.timeout_ms <= 0 or self.retries < 0:
+            raise ValueError("timeout_ms must be positive and retries not negative")
+
+    def at(self, base: Base) -> tuple[str, str | None]:
+        """Return URL and bearer."""
+        return self.url.removesuffix("/"), self.token
+
+    def retries_of(self, method: str) -> int:
+        """Return how often a request may be sent again."""
+        return self.retries
+
+
+def check_url(name: str, url: str) -> None:
+    """Check that ``url`` can be a base.
+
+    Raises:
+        ValueError: no http or https URL, or one with user, query or fragment.
+    """
     try:
         scheme, host, _ = origin(url)
         sound = scheme in ("http", "https") and bool(host)

@@ -5,9 +5,15 @@ Answers may have members beyond these, from a newer server; they are kept.
 
 from __future__ import annotations
 
+from caracal.client.acting import (
+    CreatedDelegationEdge,
+    DelegationConstraints,
+    EffectiveDelegation,
+)
 from caracal.client.admin_audit import AdminAuditEvent, AdminAuditQuery
 from caracal.client.admin_token import AdminToken, AdminTokenInput, Capability
 from caracal.client.agent import AgentKind, AgentSession, EffectiveAuthority, Resumed, Suspended
+from caracal.client.ambient import IssuedToken
 from caracal.client.application import (
     Application,
     ApplicationInput,
@@ -86,17 +92,21 @@ __all__ = [
     "AuditReplay",
     "AuditRetention",
     "Capability",
+    "CreatedDelegationEdge",
     "CredentialType",
     "DCRInput",
     "DcrStatus",
+    "DelegationConstraints",
     "DelegationEdge",
     "DelegationImpact",
     "EffectiveAuthority",
+    "EffectiveDelegation",
     "Explanation",
     "Grant",
     "GrantInput",
     "GrantQuery",
     "GrantStatus",
+    "IssuedToken",
     "LocalBootstrapResult",
     "ManifestItem",
     "NotReplayed",

@@ -34,10 +34,10 @@ from caracal.events.store.entries import EntryId
 from caracal.events.store.leader import Leadership
 from caracal.events.store.redis import GONE, RawEntry, connect, entries_in, streams_of
 from caracal.events.store.redis_line import RedisLine
-from caracal.events.store.signature import Keyring
 from caracal.events.topics import AUDIT
 from caracal.projections.audit_ledger import Ledger, Written
 from caracal.projections.audit_row import Evidence, Refused, read_entry
+from caracal.stream_signature import Keyring
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from caracal.events.store.entries import Rings
-from caracal.events.store.signature import Keyring
 from caracal.settings import Settings
+from caracal.stream_signature import Keyring
 
 Pool = AsyncConnectionPool[AsyncConnection[Any]]
 

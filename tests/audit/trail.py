@@ -16,10 +16,10 @@ from caracal.events.store.audit_topic import LEDGER_GROUP, watermark
 from caracal.events.store.audit_writer import AuditWriter
 from caracal.events.store.entries import EntryId
 from caracal.events.store.redis import entries_in
-from caracal.events.store.signature import Keyring
 from caracal.events.topics import AUDIT, AUDIT_DEAD
 from caracal.projections.audit_chain import verify_chain
 from caracal.projections.audit_ingest import Ingestor
+from caracal.stream_signature import Keyring
 from tests.backbone import FACTS_KEY, eventually, running
 
 KEYS = (bytes(range(32)),)

@@ -10,8 +10,8 @@ from redis.asyncio import Redis
 
 from caracal.events.store.entries import EntryId
 from caracal.events.store.redis import RawEntry, entries_in
-from caracal.events.store.signature import FIELD
 from caracal.events.topics import HEARTBEAT, TOPICS
+from caracal.stream_signature import FIELD
 from tests.backbone import RINGS
 
 FACT_TOPICS = [topic.name for topic in TOPICS.values() if topic.key == "facts"]

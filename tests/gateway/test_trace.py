@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from caracal.services.gateway.trace import (
+from caracal.trace import (
     Hint,
+    continued,
     foreign_baggage,
     kept_traceparent,
     new_traceparent,
     read_hint,
+    written_hint,
 )
 
 GOOD = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -103,3 +105,19 @@ def test_foreign_baggage_keeps_the_others_as_sent(values: list[bytes]) -> None:
     expected = [e for e in sent if e.strip() and not e.strip().lower().startswith(ours)]
     assert kept == (b",".join(expected) or None)
     assert read_hint([kept or b""]) == Hint()
+
+
+IDS = st.none() | st.from_regex(r"[A-Za-z0-9_.\-:]{1,128}", fullmatch=True)
+HINTS = st.builds(Hint, IDS, IDS, IDS, st.none() | st.integers(0, 32))
+
+
+@given(HINTS)
+def test_a_hint_that_is_written_is_read(hint: Hint) -> None:
+    assert read_hint([written_hint(hint)]) == hint
+
+
+def test_the_next_call_stays_in_its_trace() -> None:
+    given = b"00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01"
+    following = continued(given)
+    assert kept_traceparent([following]) == following != given
+    assert (following[:36], following[-3:]) == (given[:36], b"-01")

@@ -17,10 +17,10 @@ from caracal.events.store import dead_letters
 from caracal.events.store.entries import Rings
 from caracal.events.store.log import Log
 from caracal.events.store.relay import Relay
-from caracal.events.store.signature import Keyring
 from caracal.events.topics import CONSUMER, Topic
 from caracal.projections import runner as runner_module
 from caracal.projections.runner import Runner, checkpoint
+from caracal.stream_signature import Keyring
 from tests.backbone import (
     ITEMS,
     RINGS,

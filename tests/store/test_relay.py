@@ -21,8 +21,8 @@ from caracal.events.store.log import Log
 from caracal.events.store.redis import entries_in
 from caracal.events.store.redis_line import RedisLine
 from caracal.events.store.relay import REPUBLISH, Relay
-from caracal.events.store.signature import FIELD, Keyring
 from caracal.events.topics import HEARTBEAT, Topic
+from caracal.stream_signature import FIELD, Keyring
 from tests.backbone import (
     ALL_TOPICS,
     FACTS_KEY,

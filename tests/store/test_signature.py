@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from caracal.events.store.signature import FIELD, Keyring, canonical
+from caracal.stream_signature import FIELD, Keyring, canonical
 
 KEY_A, KEY_B = bytes(range(32)), b"\x42" * 32
 

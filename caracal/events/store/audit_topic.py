@@ -14,8 +14,8 @@ from redis.exceptions import ResponseError
 
 from caracal import clock
 from caracal.events.store.entries import ZERO, EntryId
-from caracal.events.store.signature import Keyring
 from caracal.events.topics import AUDIT, AUDIT_DEAD, AUDIT_GROUPS, DEAD_MAXLEN
+from caracal.stream_signature import Keyring
 
 (LEDGER_GROUP, *_) = AUDIT_GROUPS
 IDLE_HOURS = 24

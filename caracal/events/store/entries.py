@@ -10,8 +10,8 @@ from psycopg import AsyncConnection
 
 from caracal.events.base import Fact
 from caracal.events.record import Record
-from caracal.events.store.signature import Keyring
 from caracal.events.topics import Fields, Topic
+from caracal.stream_signature import Keyring
 
 
 class EntryId(NamedTuple):

@@ -36,9 +36,9 @@ from caracal.events.store.entries import (
 from caracal.events.store.leader import Leadership
 from caracal.events.store.redis import GONE, connect, entries_in
 from caracal.events.store.redis_line import RedisLine, script
-from caracal.events.store.signature import FIELD
 from caracal.events.store.waking import Waking
 from caracal.events.topics import HEARTBEAT, HEARTBEAT_MAXLEN, RELAYED_MAXLEN, TOPICS, Topic
+from caracal.stream_signature import FIELD
 
 logger = logging.getLogger(__name__)
 

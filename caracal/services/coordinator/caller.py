@@ -9,6 +9,7 @@ from typing import Any
 
 from caracal.errors import Forbidden, Unauthenticated, Unavailable
 from caracal.ids import ID_PATTERN
+from caracal.key_sets import JwksCache
 from caracal.mandate import (
     MAX_TOKEN_BYTES,
     Claims,
@@ -19,7 +20,6 @@ from caracal.mandate import (
     verify,
 )
 from caracal.services.coordinator.view import CoordinatorView
-from caracal.services.jwks import JwksCache
 
 OPERATOR = "caracal-operator"
 ADMIN = "coordinator.admin"

@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 from caracal.events.base import Fact
 from caracal.events.store.audit_writer import AuditWriter
 from caracal.events.store.redis import connect
+from caracal.key_sets import JwksCache
 from caracal.projections.tail import Tail
 from caracal.services.connections import pool, rings
 from caracal.services.drain import draining
@@ -31,7 +32,7 @@ from caracal.services.gateway.view import GatewayView
 from caracal.services.gateway.websockets import Dial, WebSockets
 from caracal.services.health import Check, Health
 from caracal.services.http import App, Receive, Scope, Send
-from caracal.services.jwks import JwksCache, jwks_fetcher
+from caracal.services.jwks import jwks_fetcher
 from caracal.services.upstream_guard import UpstreamGuard
 from caracal.settings import Settings
 from caracal.tasks import cancelled

@@ -15,6 +15,7 @@ from caracal.errors import Unavailable
 from caracal.events.store.audit_entry import AuditEvent
 from caracal.events.store.audit_writer import AuditWriter
 from caracal.events.store.redis import GONE
+from caracal.key_sets import JwksCache
 from caracal.mandate import (
     Claims,
     InvalidMandate,
@@ -26,7 +27,6 @@ from caracal.mandate import (
 from caracal.services.gateway.admission import Inbound, check_claims
 from caracal.services.gateway.refusals import Denied, Stale, StsUnavailable
 from caracal.services.gateway.view import GatewayView
-from caracal.services.jwks import JwksCache
 
 _MAX_HELD = 2048
 

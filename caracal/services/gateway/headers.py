@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from caracal.services.gateway.trace import foreign_baggage, kept_traceparent, new_traceparent
+from caracal.trace import foreign_baggage, kept_traceparent, new_traceparent
 
 Header = tuple[bytes, bytes]
 

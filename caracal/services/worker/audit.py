@@ -18,11 +18,11 @@ from redis.asyncio import Redis
 from caracal import clock
 from caracal.events.store.audit_topic import backlog, trim
 from caracal.events.store.redis import GONE, connect
-from caracal.events.store.signature import Keyring
 from caracal.projections.audit_chain import ChainReport, sweep
 from caracal.projections.audit_ingest import Ingestor
 from caracal.services.worker.retention import Retention
 from caracal.settings import Settings
+from caracal.stream_signature import Keyring
 
 logger = logging.getLogger(__name__)
 

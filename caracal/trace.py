@@ -1,4 +1,4 @@
-"""W3C Trace Context and Baggage at the Gateway (contract, sections 3 and 7)."""
+"""W3C Trace Context and Baggage: what agents send and the Gateway reads (its contract, §3, §7)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from urllib.parse import unquote, unquote_to_bytes
+from urllib.parse import quote, unquote, unquote_to_bytes
 
 from caracal.ids import ID_PATTERN
 
@@ -31,8 +31,16 @@ def new_traceparent(request_id: str) -> bytes:
     trace = request_id.replace("-", "").lower() if _UUID.fullmatch(request_id) else _ZERO
     if trace == _ZERO:
         trace = hashlib.sha256(request_id.encode()).hexdigest()[:32]
-    span = secrets.randbelow((1 << 64) - 1) + 1
-    return f"00-{trace}-{span:016x}-01".encode()
+    return f"00-{trace}-{_span()}-01".encode()
+
+
+def continued(traceparent: bytes) -> bytes:
+    """Return the ``traceparent`` of the next call in a well-formed one's trace."""
+    return traceparent[:36] + _span().encode() + traceparent[52:]
+
+
+def _span() -> str:
+    return f"{secrets.randbelow((1 << 64) - 1) + 1:016x}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +53,26 @@ class Hint:
     hop: int | None = None
 
 
-_NO_HINT = Hint()
+NO_HINT = Hint()
+
+
+def written_hint(hint: Hint) -> bytes:
+    """Return the ``baggage`` that :func:`read_hint` reads, values percent-encoded; maybe empty."""
+    entries = {
+        "agent_session": hint.agent_session,
+        "delegation_edge": hint.delegation_edge,
+        "parent_edge": hint.parent_edge,
+        "hop": None if hint.hop is None else str(hint.hop),
+    }
+    written = [f"caracal.{name}={quote(v, safe='')}" for name, v in entries.items() if v]
+    return ",".join(written).encode()
 
 
 def read_hint(values: Iterable[bytes]) -> Hint:
     """Return the ``caracal.`` entries of ``baggage``; what is malformed or repeated is left out."""
     joined = b",".join(values)
     if b"caracal." not in joined or len(joined) > _MAX_BAGGAGE or not joined.isascii():
-        return _NO_HINT
+        return NO_HINT
     entries: dict[str, str] = {}
     for entry in joined.decode("ascii").split(","):
         name, equals, value = entry.partition(";")[0].partition("=")

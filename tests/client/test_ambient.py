@@ -1,0 +1,139 @@
+"""The ambient mandate: fetched once for all who wait, and again before it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from urllib.parse import parse_qs
+
+import httpx
+import pytest
+
+from caracal.client import AdminApiError, AdminTransportError
+from caracal.client.ambient import Credentials, TokenEndpoint, TokenSource
+from caracal.client.options import Endpoint
+from tests.client.both import Script, ok, refused
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def issued(token: str, life: object = 3600) -> httpx.Response:
+    return ok({"access_token": f"{token}.b.c", "expires_in": life})
+
+
+def source(clock: Clock, handler: Script) -> TokenSource:
+    http = httpx.AsyncClient(transport=httpx.MockTransport(handler))
+    sts = Endpoint("sts_url", "http://sts/base/", retries=0)
+    endpoint = TokenEndpoint(sts, Credentials("z", "app", "SECRET"), http)
+    return TokenSource(endpoint, ["resource://a", "resource://b"], "agent:lifecycle", clock)
+
+
+async def test_the_form_of_the_contract() -> None:
+    script = Script(issued("one"))
+    assert await source(Clock(), script).token() == "one.b.c"
+    request = script.requests[0]
+    assert (str(request.url), request.method) == ("http://sts/base/oauth/2/token", "POST")
+    assert request.headers["content-type"] == "application/x-www-form-urlencoded"
+    assert "authorization" not in request.headers
+    assert parse_qs(request.content.decode()) == {
+        "grant_type": ["urn:ietf:params:oauth:grant-type:token-exchange"],
+        "zone_id": ["z"],
+        "application_id": ["app"],
+        "client_secret": ["SECRET"],
+        "resource": ["resource://a", "resource://b"],
+        "scope": ["agent:lifecycle"],
+    }
+
+
+async def test_it_is_fetched_again_before_it_ends() -> None:
+    clock, script = Clock(), Script(issued("one", 100), issued("two"))
+    tokens = source(clock, script)
+    for now, token in ((0.0, "one"), (40.0, "one"), (40.1, "two"), (3000.0, "two")):
+        clock.now = now
+        assert await tokens.token() == f"{token}.b.c"
+    assert len(script.requests) == 2
+
+
+async def test_one_fetch_for_all_though_the_first_goes_away() -> None:
+    clock, gate, asked = Clock(), asyncio.Event(), 0
+
+    async def held(_: httpx.Request) -> httpx.Response:
+        nonlocal asked
+        asked += 1
+        await gate.wait()
+        return issued("one")
+
+    http = httpx.AsyncClient(transport=httpx.MockTransport(held))
+    sts = Endpoint("sts_url", "http://sts")
+    tokens = TokenSource(TokenEndpoint(sts, Credentials("z", "a", "s"), http), ["r"], "s", clock)
+    first, *others = [asyncio.create_task(tokens.token()) for _ in range(10)]
+    while not asked:
+        await asyncio.sleep(0)
+    first.cancel()
+    gate.set()
+    assert set(await asyncio.gather(*others)) == {"one.b.c"}
+    assert (asked, first.cancelled() or first.cancelling()) == (1, True)
+    await tokens.close()
+
+
+@pytest.mark.parametrize("reply", [refused(503), httpx.ConnectError("lost")])
+async def test_an_sts_that_is_away_costs_nothing_at_first(
+    reply: httpx.Response | Exception,
+) -> None:
+    clock, script = Clock(), Script(issued("one", 100), reply, reply)
+    tokens = source(clock, script)
+    await tokens.token()
+    clock.now = 60.0
+    assert await tokens.token() == "one.b.c"
+    clock.now = 65.0
+    with pytest.raises((AdminApiError, AdminTransportError)):
+        await tokens.token()
+
+
+async def test_a_refusal_counts_at_once() -> None:
+    clock = Clock()
+    tokens = source(clock, Script(issued("one", 100), refused(401, {"error": "access_denied"})))
+    await tokens.token()
+    clock.now = 50.0
+    with pytest.raises(AdminApiError, match="access_denied"):
+        await tokens.token()
+
+
+async def test_a_forgotten_fetch_is_not_kept() -> None:
+    clock, script = Clock(), Script(issued("one"), issued("two"))
+    tokens = source(clock, script)
+    waiting = asyncio.create_task(tokens.token())
+    await asyncio.sleep(0)
+    tokens.forget()
+    await waiting
+    assert await tokens.token() == "two.b.c"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"access_token": "one.b", "expires_in": 1},
+        {"access_token": "a b.c.d", "expires_in": 1},
+        {"access_token": 1, "expires_in": 1},
+        {"access_token": "a.b.c"},
+        {"access_token": "a.b.c", "expires_in": "1"},
+        {"access_token": "a.b.c", "expires_in": True},
+        {"access_token": "a.b.c", "expires_in": 0},
+    ],
+)
+async def test_an_answer_that_is_no_token(body: object) -> None:
+    with pytest.raises(AdminApiError, match="invalid_response"):
+        await source(Clock(), Script(ok(body))).token()
+
+
+async def test_no_text_has_the_secret() -> None:
+    script = Script(refused(401))
+    tokens = source(Clock(), script)
+    with pytest.raises(AdminApiError) as raised:
+        await tokens.token()
+    assert "SECRET" not in f"{raised.value!r} {tokens._endpoint._credentials!r}"
