@@ -201,6 +201,22 @@ class Edge(Guard):
 
 
 @dataclass(frozen=True, slots=True)
+class Inbound(Guard):
+    """The edges that lead to ``target`` are these ``owners`` and no others."""
+
+    target: str
+    owners: tuple[str, ...]
+
+    def arguments(self) -> dict[str, Any]:
+        return {"op": "inbound", "target": self.target, "owners": list(self.owners)}
+
+    @property
+    def refusal(self) -> CaracalError:
+        """Return that another command made or ended one: decide again."""
+        return Overtaken(f"inbound:{self.target}")
+
+
+@dataclass(frozen=True, slots=True)
 class FreeEdges(Guard):
     """The edges ``owners`` are gone."""
 

@@ -20,6 +20,7 @@ from caracal.events.guards import (
     FreeEdges,
     FreeSeats,
     Guard,
+    Inbound,
     Need,
     NoSeats,
     Overtaken,
@@ -201,6 +202,23 @@ async def test_edges_are_freed(store: Store) -> None:
     await save(store, FreeEdges(("2", "unknown")))
     await save(store, Edge("c", "a", "3", RING))
     await refused(store, RING, Edge("b", "c", "2", RING))
+
+
+async def overtaken(store: Store, *owners: str) -> None:
+    with pytest.raises(Overtaken) as caught:
+        await save(store, Inbound("b", owners))
+    assert caught.value.key == "inbound:b"
+
+
+async def test_inbound_edges_are_the_ones_that_were_seen(store: Store) -> None:
+    await save(store, Inbound("b", ()))
+    await overtaken(store, "1")
+    await save(store, Edge("a", "b", "1", RING), Edge("c", "b", "2", RING))
+    await save(store, Edge("b", "d", "3", RING), Inbound("b", ("2", "1")))
+    await overtaken(store)
+    await overtaken(store, "1")
+    await overtaken(store, "1", "2", "3")
+    await save(store, FreeEdges(("1",)), Inbound("b", ("2",)))
 
 
 async def test_one_writer_of_many_wins(store: Store) -> None:

@@ -65,6 +65,9 @@ BEGIN
                     SELECT guard->>'b'
                     UNION SELECT e.target FROM guard_edge e JOIN reached r ON e.source = r.id
                 ) SELECT FROM reached WHERE id = guard->>'a');
+        WHEN 'inbound' THEN
+            held := ARRAY(SELECT owner FROM guard_edge WHERE target = guard->>'target' ORDER BY owner)
+                = ARRAY(SELECT owner FROM jsonb_array_elements_text(guard->'owners') AS owner ORDER BY owner);
         WHEN 'free_edges' THEN
             DELETE FROM guard_edge WHERE owner IN (SELECT jsonb_array_elements_text(guard->'owners'));
         WHEN 'secret' THEN

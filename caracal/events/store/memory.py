@@ -18,6 +18,7 @@ from caracal.events.guards import (
     FreeEdges,
     FreeSeats,
     Guard,
+    Inbound,
     Need,
     NoSeats,
     Release,
@@ -83,6 +84,8 @@ class Held:
                 free = owner not in self.edges
                 self.edges.setdefault(owner, (source, target))
                 return free and not self._leads(target, source)
+            case Inbound(target, owners):
+                return sorted(owners) == sorted(o for o, (_, t) in self.edges.items() if t == target)
             case _:
                 self._release(guard)
                 return True
