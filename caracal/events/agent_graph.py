@@ -34,9 +34,18 @@ class AgentGraph:
 
     def of_edge(self, edge_id: str) -> Fall:
         """Return what ends with an edge: all it leads to, and the subtrees of those agents."""
-        walked = dict.fromkeys([edge_id, *self._forward(edge_id)])
+        walked = self.led_by(edge_id)
         agents = self._subtrees(self.targets(walked))
         return self._fall(agents, self._hanging(agents, walked), edge_id)
+
+    def led_late(self, after: Fall, led: Iterable[str]) -> Fall:
+        """Return what hangs on things that have ended with an edge, and where it led further.
+
+        ``led`` are the agents that it led to: edges from them that began since are followed, too.
+        """
+        walked = self._walk_on(led)
+        agents = self._subtrees([*self.targets(walked), *self._below(after)])
+        return self._fall(agents, self._hanging(agents, [*walked, *self._on(after)]))
 
     def of_application(self, application_id: str, after: Fall = NOTHING) -> Fall:
         """Return what ends with an application: its agents and edges, and all below them.
@@ -86,6 +95,11 @@ class AgentGraph:
         """Return the agent and those below it that are reached through suspended ones."""
         return list(self._fallen(self._walk(agent_id, "suspended")))
 
+    def led_by(self, edge_id: str) -> dict[str, None]:
+        """Return an edge and all that are reached from its target; the walk has no bound."""
+        target = self.edges[edge_id]["target_session_id"]
+        return dict.fromkeys([edge_id, *self._walk_on([target])])
+
     def targets(self, edges: Iterable[str]) -> list[str]:
         """Return the agents that edges lead to, each once, in their order."""
         return list(dict.fromkeys(self.edges[edge]["target_session_id"] for edge in edges))
@@ -117,9 +131,9 @@ class AgentGraph:
             or not edges.isdisjoint(row["path"])
         ]
 
-    def _forward(self, edge_id: str) -> dict[str, None]:
-        """Return the edges reached from an edge's target; the walk has no bound."""
-        first = self._from[self.edges[edge_id]["target_session_id"]]
+    def _walk_on(self, agents: Iterable[str]) -> dict[str, None]:
+        """Return the edges that are reached from agents."""
+        first = (edge for agent in agents for edge in self._from[agent])
         return _reached(first, lambda edge: self._from[self.edges[edge]["target_session_id"]])
 
     def _hanging(self, agents: Iterable[str], edges: Iterable[str]) -> dict[str, None]:

@@ -11,7 +11,7 @@ from caracal.errors import CaracalError, Conflict, Forbidden, NotFound
 from caracal.events import base
 from caracal.events.agent import needs_active
 from caracal.events.base import Aggregate, Fall
-from caracal.events.guards import Edge, Free, FreeEdges, Guard, Need, Take, live
+from caracal.events.guards import Edge, Free, FreeEdges, Guard, Inbound, Need, Take, live
 from caracal.events.resource import needs_resource
 from caracal.events.zone import needs_zone
 
@@ -90,11 +90,14 @@ class Delegation(Aggregate):
         scopes: Sequence[str],
         constraints: Mapping[str, Any],
         expires_at: datetime,
+        seen: Iterable[str] | None = None,
     ) -> Self:
         """Begin an edge from ``source`` to ``target`` (rows of agents) under ``parent`` (an edge).
 
         What the read models said must hold when it is stored: guards see to both agents and all
         their ancestors, the parent's whole path, the ``resources`` named, and that no cycle closes.
+        ``seen`` are the edges that lead to the source, if the choice of the parent hangs on all
+        of them.
         """
         path = [] if parent is None else list(parent["path"])
         ends = {
@@ -112,6 +115,7 @@ class Delegation(Aggregate):
             *needs_active([*target["ancestors"], target["id"]], endpoint_not_found()),
             *(needs_resource(named) for named in resources),
             *(needs_edge(edge, parent_not_active()) for edge in path),
+            *([] if seen is None else [Inbound(source["id"], tuple(seen))]),
             Take(live("edge", edge_id), zone_id, _known(edge_id)),
             Edge(source["id"], target["id"], edge_id, cycle_denied()),
             **ends,

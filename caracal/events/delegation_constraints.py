@@ -20,6 +20,7 @@ _MAX_ITEMS = 64
 _MAX_BUDGET = 1024
 _MAX_REASON = 256
 _MAX_TEXT = 1024
+_BROAD_REASON = "resource_null_delegation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +52,21 @@ def normalised(given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         BadInput: 400 ``invalid_{key}``, or ``invalid_delegation_constraint`` for an unknown one.
     """
-    known = {key: value for key, value in given.items() if value is not None}
-    for key, value in known.items():
+    for key, value in given.items():
         if (check := _CHECKS.get(key)) is None:
-            raise BadInput("invalid_delegation_constraint", f"there is no constraint {key[:64]!r}")
-        if not check(value):
+            raise not_understood(f"there is no constraint {key[:64]!r}")
+        if value is not None and not check(value):
             raise BadInput(f"invalid_{key}", f"the constraint {key} has a wrong value")
+    known = {key: value for key, value in given.items() if value is not None}
     depth, hops = known.pop("max_depth", None), known.get("max_hops")
     if depth is not None and hops not in (None, depth):
         raise BadInput("invalid_max_hops", "max_hops and max_depth mean the same and differ")
     return known if depth is None else {**known, "max_hops": depth}
+
+
+def broadened(known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the constraints of a broad edge, which names no resource: policy sees that and why."""
+    return {"broad_reason": _BROAD_REASON, **known, "policy_approved": True}
 
 
 def read(stored: Mapping[str, Any]) -> Constraints:
@@ -85,6 +91,10 @@ def read(stored: Mapping[str, Any]) -> Constraints:
         scopes=scopes,
         expires_at=None if expires_at is None else clock.parse(expires_at),
     )
+
+
+def not_understood(said: str) -> BadInput:
+    return BadInput("invalid_delegation_constraint", said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +163,19 @@ def _texts(value: Any) -> bool:
         isinstance(value, Sequence)
         and not isinstance(value, str)
         and len(value) <= _MAX_ITEMS
-        and all(isinstance(item, str) and 1 <= len(item) <= _MAX_TEXT for item in value)
+        and all(_text(item, _MAX_TEXT) for item in value)
     )
+
+
+def _text(value: Any, most: int) -> bool:
+    """Say whether every database and encoding takes it: no NUL, no lone surrogate."""
+    if not isinstance(value, str) or not 1 <= len(value) <= most or "\x00" in value:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _moment(value: Any) -> bool:
@@ -176,5 +197,5 @@ _CHECKS: Mapping[str, Callable[[Any], bool]] = {
     "budget": _whole(1, _MAX_BUDGET),
     "policy_approved": lambda value: isinstance(value, bool),
     "expires_at": _moment,
-    "broad_reason": lambda value: isinstance(value, str) and 1 <= len(value) <= _MAX_REASON,
+    "broad_reason": lambda value: _text(value, _MAX_REASON),
 }

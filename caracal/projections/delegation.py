@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from caracal.events.agent import Agent
@@ -13,7 +13,7 @@ from caracal.events.topics import FACT_TOPIC_OF
 from caracal.events.zone import Zone
 from caracal.projections.memory import RecentTable
 from caracal.projections.projection import Projection
-from caracal.projections.query import Db, ids_in_zones, select
+from caracal.projections.query import Db, IdPage, ids_in_zones, page_by_id, select
 from caracal.projections.table import Mark, Merged, Operation, Remove, Table, end, put
 
 DELEGATIONS = Table(
@@ -37,7 +37,7 @@ DELEGATIONS = Table(
     },
     final=("status", "edge_version", "revoked_at"),
     indexes=(
-        "(zone_id, id DESC)",
+        "(zone_id, id DESC) WHERE ended_at IS NULL",
         "(zone_id, target_session_id, id DESC)",
         "(zone_id, source_session_id, id DESC)",
         "(expires_at) WHERE ended_at IS NULL",
@@ -84,11 +84,29 @@ def recent_delegations() -> RecentTable:
     return RecentTable(DELEGATIONS, born_on=born_on, ended_on="coalesce(revoked_at, expires_at)")
 
 
+_SEEN = "SELECT * FROM delegations WHERE zone_id = %s AND NOT stub"
+
+
 async def get_delegation(db: Db, zone_id: str, edge_id: str) -> dict[str, Any] | None:
     """Return an edge of the zone, ended or not."""
-    statement = "SELECT * FROM delegations WHERE zone_id = %s AND id = %s AND NOT stub"
-    rows = await select(db, statement, [zone_id, edge_id])
+    rows = await select(db, f"{_SEEN} AND id = %s", [zone_id, edge_id])
     return rows[0] if rows else None
+
+
+async def list_active(db: Db, zone_id: str, moment: datetime, page: IdPage) -> list[dict[str, Any]]:
+    """Return the edges of a zone that hold at ``moment``, one more than the page holds."""
+    statement = f"{_SEEN} AND ended_at IS NULL AND expires_at > %s"
+    return await page_by_id(db, statement, [zone_id, moment], page)
+
+
+async def list_inbound(db: Db, zone_id: str, agent_id: str, page: IdPage) -> list[dict[str, Any]]:
+    """Return the edges to an agent, of any status, one more than the page holds."""
+    return await page_by_id(db, f"{_SEEN} AND target_session_id = %s", [zone_id, agent_id], page)
+
+
+async def list_outbound(db: Db, zone_id: str, agent_id: str, page: IdPage) -> list[dict[str, Any]]:
+    """Return the edges from an agent, of any status, one more than the page holds."""
+    return await page_by_id(db, f"{_SEEN} AND source_session_id = %s", [zone_id, agent_id], page)
 
 
 async def overdue_delegations(db: Db, limit: int) -> list[tuple[str, str]]:

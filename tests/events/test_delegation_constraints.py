@@ -13,6 +13,7 @@ from caracal.errors import BadInput, Forbidden
 from caracal.events.delegation_constraints import (
     Authority,
     Constraints,
+    broadened,
     check_narrowing,
     normalised,
     read,
@@ -47,12 +48,23 @@ def test_normalised() -> None:
         ({"expires_at": "soon"}, "invalid_expires_at"),
         ({"expires_at": "2026-01-01T00:00:00"}, "invalid_expires_at"),
         ({"broad_reason": ""}, "invalid_broad_reason"),
+        ({"broad_reason": "r" * 257}, "invalid_broad_reason"),
+        ({"broad_reason": "\x00"}, "invalid_broad_reason"),
+        ({"actions": ["\ud800"]}, "invalid_actions"),
         ({"colour": "red"}, "invalid_delegation_constraint"),
+        ({"colour": None}, "invalid_delegation_constraint"),
     ],
 )
 def test_bad_values(given: dict[str, Any], code: str) -> None:
     with pytest.raises(BadInput, match=code):
         normalised(given)
+
+
+def test_a_broad_edge_says_so() -> None:
+    broad = {"policy_approved": True, "broad_reason": "resource_null_delegation"}
+    assert broadened({}) == broad
+    given = {"policy_approved": False, "broad_reason": "an inventory", "budget": 2}
+    assert broadened(given) == {**given, "policy_approved": True}
 
 
 def test_read() -> None:

@@ -85,7 +85,9 @@ class Held:
                 self.edges.setdefault(owner, (source, target))
                 return free and not self._leads(target, source)
             case Inbound(target, owners):
-                return sorted(owners) == sorted(o for o, (_, t) in self.edges.items() if t == target)
+                return sorted(owners) == sorted(
+                    o for o, (_, t) in self.edges.items() if t == target
+                )
             case _:
                 self._release(guard)
                 return True

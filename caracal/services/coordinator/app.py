@@ -18,7 +18,13 @@ from caracal.services import refusals
 from caracal.services.call import opened
 from caracal.services.connections import rings
 from caracal.services.consistency import MinPosition
-from caracal.services.coordinator import agent, agent_service, heartbeat, invocation
+from caracal.services.coordinator import (
+    agent,
+    agent_service,
+    delegation,
+    heartbeat,
+    invocation,
+)
 from caracal.services.coordinator.call import Coordinator, Counters
 from caracal.services.coordinator.caller import Identities, Tokens
 from caracal.services.coordinator.door import VERIFY, Door, zone_of
@@ -32,7 +38,13 @@ from caracal.services.jwks import JwksCache, jwks_fetcher
 from caracal.services.refused_requests import Actor, Recorded, recording
 from caracal.settings import Settings
 
-ROUTERS = (agent.router, heartbeat.router, agent_service.router, invocation.router)
+ROUTERS = (
+    agent.router,
+    heartbeat.router,
+    agent_service.router,
+    invocation.router,
+    delegation.router,
+)
 
 BODY_LIMIT = 1_048_576
 _JWKS_SECONDS = 5.0

@@ -18,6 +18,7 @@ from caracal.projections.resource import RESOURCES
 from caracal.projections.revocation import RevocationMap
 from caracal.projections.tail import Tail
 from caracal.projections.zone import ZONES
+from caracal.services.coordinator.application_grants import ApplicationGrants
 
 Answer = TypeVar("Answer")
 
@@ -28,7 +29,7 @@ class CoordinatorView:
     def __init__(self, max_staleness: float) -> None:
         """``max_staleness`` in seconds."""
         self.zones, self.applications = MemoryTable(ZONES), MemoryTable(APPLICATIONS)
-        self.resources = MemoryTable(RESOURCES)
+        self.resources, self.grants = MemoryTable(RESOURCES), ApplicationGrants()
         self.agents, self.edges = recent_agents(), recent_delegations()
         self.revocations = RevocationMap(max_staleness)
         self.agents_of = self.agents.index("zone_id")
@@ -53,7 +54,7 @@ class CoordinatorView:
     def all(self) -> list[MemoryView]:
         """Return what the tail keeps up to date."""
         tables = (self.zones, self.applications, self.resources, self.agents, self.edges)
-        return [*tables, self.revocations]
+        return [*tables, self.grants, self.revocations]
 
     @property
     def following(self) -> Tail:
@@ -118,6 +119,15 @@ class CoordinatorView:
         if row is None or row["status"] != "active" or agent_id in self.following.parked:
             return None
         return row if ends_at(row) > clock.now() else None
+
+    def edge(self, zone_id: str, edge_id: str) -> Row | None:
+        """Return an edge of the zone that has not ended; its time may be over."""
+        return _in(zone_id, self.edges.live(edge_id))
+
+    def identifier_of(self, resource_id: str) -> str | None:
+        """Return the identifier of a resource, archived or not; None when it is unknown."""
+        row = self.resources.rows.get(resource_id)
+        return None if row is None else row["identifier"]
 
     def graph(self, zone_id: str) -> AgentGraph:
         """Return the live agents and edges of a zone, as far as the view has come."""
