@@ -38,15 +38,6 @@ class AgentGraph:
         agents = self._subtrees(self.targets(walked))
         return self._fall(agents, self._hanging(agents, walked), edge_id)
 
-    def led_late(self, after: Fall, led: Iterable[str]) -> Fall:
-        """Return what hangs on things that have ended with an edge, and where it led further.
-
-        ``led`` are the agents that it led to: edges from them that began since are followed, too.
-        """
-        walked = self._walk_on(led)
-        agents = self._subtrees([*self.targets(walked), *self._below(after)])
-        return self._fall(agents, self._hanging(agents, [*walked, *self._on(after)]))
-
     def of_application(self, application_id: str, after: Fall = NOTHING) -> Fall:
         """Return what ends with an application: its agents and edges, and all below them.
 
@@ -57,10 +48,14 @@ class AgentGraph:
         agents = self._subtrees([*own, *self._below(after)])
         return self._fall(agents, self._hanging(agents, [*edges, *self._on(after)]))
 
-    def left_by(self, after: Fall) -> Fall:
-        """Return what still hangs on things that have ended: it began while they were listed."""
-        agents = self._subtrees(self._below(after))
-        return self._fall(agents, self._hanging(agents, self._on(after)))
+    def left_by(self, after: Fall, led: Iterable[str] = ()) -> Fall:
+        """Return what still hangs on things that have ended: it began while they were listed.
+
+        ``led`` are the agents that an ended edge led to: where they led on is followed, too.
+        """
+        walked = self._walk_on(led)
+        agents = self._subtrees([*self.targets(walked), *self._below(after)])
+        return self._fall(agents, self._hanging(agents, [*walked, *self._on(after)]))
 
     def everything(self) -> Fall:
         """Return all of the zone."""

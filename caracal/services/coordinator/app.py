@@ -22,8 +22,10 @@ from caracal.services.coordinator import (
     agent,
     agent_service,
     delegation,
+    facade,
     heartbeat,
     invocation,
+    verification,
 )
 from caracal.services.coordinator.call import Coordinator, Counters
 from caracal.services.coordinator.caller import Identities, Tokens
@@ -44,6 +46,8 @@ ROUTERS = (
     agent_service.router,
     invocation.router,
     delegation.router,
+    facade.router,
+    verification.router,
 )
 
 BODY_LIMIT = 1_048_576

@@ -47,11 +47,10 @@ class Door:
         self._app, self._parts = app, parts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
+        if scope["type"] == "http" and scope["path"] != VERIFY:  # which counts, and answers, itself
             parts = self._parts()
             await parts.limits.requests.enter(client_address(scope))
-            if scope["path"] != VERIFY:
-                await _admit(scope, parts)
+            await _admit(scope, parts)
         await self._app(scope, receive, send)
 
 

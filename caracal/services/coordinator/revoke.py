@@ -78,7 +78,7 @@ class Revocation:
 
     async def _end_late(self, fall: Fall, led: list[str]) -> Saved:
         graph = await self._call.ground.graph(self._zone_id)
-        late = graph.led_late(fall, led)
+        late = graph.left_by(fall, led)
         if not late:
             return Saved()
         edge = await self._edge()

@@ -1,0 +1,177 @@
+"""``POST /v1/verify``: is this mandate one of ours, and does it still hold? Open to everyone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Request, Response
+
+from caracal import clock
+from caracal.errors import BadInput, CaracalError, Unauthenticated
+from caracal.mandate import (
+    MAX_TOKEN_BYTES,
+    Claims,
+    InvalidMandate,
+    anchors_of,
+    numeric_date,
+)
+from caracal.services.coordinator.call import Coordinator
+from caracal.services.coordinator.view import CoordinatorView
+from caracal.services.coordinator.walk import is_active
+from caracal.services.coordinator.zone_facts import ZoneFacts
+from caracal.services.http import as_caracal_error, client_address, error_headers
+
+logger = logging.getLogger(__name__)
+
+router = APIRouter(prefix="/v1", tags=["facade"])
+
+_TEXTS = ("jti", "sub", "client_id", "sid", "root_sid", "use", "sub_type", "zone_id")
+_DATES = ("exp", "iat")
+_MAX_HOPS = 10
+_SCHEME = "bearer "
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the asker wants to be true of a mandate; a value that is not understood never is."""
+
+    zone_id: Any = None
+    required_scope: Any = None
+    require_agent: Any = None
+    require_delegation: Any = None
+
+
+@router.post("/verify")
+async def verify(request: Request) -> Response:
+    """Verify a mandate; the answer does not tell what is wrong with one."""
+    parts: Coordinator = request.app.state.coordinator
+    address = client_address(request.scope)
+    try:
+        await parts.limits.requests.enter(address)
+        await parts.limits.verify.enter(address)
+        token, wanted = _asked(await request.body())
+        claims = await _verified(parts, token, wanted)
+    except Exception as error:  # noqa: BLE001 - becomes an answer of this route's own form
+        return _refused(as_caracal_error(error))
+    return _json(200, {"valid": True, "claims": claims})
+
+
+def _asked(body: bytes) -> tuple[str, Wanted]:
+    try:
+        given = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        given = None
+    if not isinstance(given, dict):
+        given = {}
+    token = given.get("token") or given.get("authorization")
+    if isinstance(token, str) and token[: len(_SCHEME)].lower() == _SCHEME:
+        token = token[len(_SCHEME) :]
+    if not isinstance(token, str) or not token.strip():
+        raise BadInput("missing_token", "token or authorization is needed")
+    wanted = ("zone_id", "required_scope", "require_agent", "require_delegation")
+    return token.strip(), Wanted(**{name: given.get(name) for name in wanted})
+
+
+async def _verified(parts: Coordinator, token: str, wanted: Wanted) -> Claims:
+    """Return the claims of a mandate that holds.
+
+    Raises:
+        Unauthenticated: 401 ``token_invalid``; the cause stands in the log.
+        Unavailable: 503, the view is too old to tell, or the log out of reach.
+    """
+    try:
+        if len(token) > MAX_TOKEN_BYTES:
+            raise InvalidMandate("token too large")
+        claims = await parts.tokens.claims(token)
+        check_claims(claims, wanted)
+        parts.view.check_fresh()
+        await parts.view.decided(lambda: _check_state(parts.view, claims))
+    except InvalidMandate as cause:
+        logger.info("mandate not verified: %s", cause)
+        raise _token_invalid() from None
+    return claims
+
+
+def check_claims(claims: Mapping[str, Any], wanted: Wanted) -> None:
+    """Check the claims of a genuine mandate against the contract, and what is wanted of it.
+
+    Raises:
+        InvalidMandate: the first that does not hold.
+    """
+    for name in _TEXTS:
+        if not _is_text(claims.get(name)):
+            raise InvalidMandate(f"no {name}")
+    for name in _DATES:
+        if numeric_date(claims, name) is None:
+            raise InvalidMandate(f"no {name}")
+    for said, holds in _CLAIMS.items():
+        if not holds(claims, wanted):
+            raise InvalidMandate(said)
+
+
+_CLAIMS: Mapping[str, Callable[[Mapping[str, Any], Wanted], bool]] = {
+    "use": lambda claims, _: claims["use"] in ("ambient", "per_call"),
+    "sub_type": lambda claims, _: claims["sub_type"] in ("user", "application"),
+    "zone": lambda claims, wanted: wanted.zone_id in (None, claims["zone_id"]),
+    "scope": lambda claims, wanted: (
+        wanted.required_scope is None or wanted.required_scope in _scopes(claims)
+    ),
+    "agent": lambda claims, wanted: (
+        not wanted.require_agent or _is_text(claims.get("agent_session_id"))
+    ),
+    "delegation": lambda claims, wanted: (
+        not wanted.require_delegation or _is_text(claims.get("delegation_edge_id"))
+    ),
+    "hop_count": lambda claims, _: _is_few(claims.get("hop_count", 0)),
+}
+
+
+def _check_state(view: CoordinatorView, claims: Mapping[str, Any]) -> None:
+    """Check that what the mandate hangs on is there and has not ended.
+
+    Raises:
+        Unauthenticated: 401 ``token_invalid``.
+    """
+    zone_id, now = claims["zone_id"], clock.now()
+    zone = ZoneFacts(view, zone_id, now)
+    agent_id, edge_id = claims.get("agent_session_id"), claims.get("delegation_edge_id")
+    edge = view.edge(zone_id, edge_id) if edge_id else None
+    holds = (
+        not zone.barred(anchors_of(claims))
+        and (not agent_id or zone.active_agent(agent_id) is not None)
+        and (not edge_id or (edge is not None and is_active(edge, now)))
+    )
+    if not holds:
+        logger.info("mandate not verified: what it hangs on has ended")
+        raise _token_invalid()
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_few(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= _MAX_HOPS
+
+
+def _scopes(claims: Mapping[str, Any]) -> list[str]:
+    scope = claims.get("scope")
+    return scope.split() if isinstance(scope, str) else []
+
+
+def _token_invalid() -> Unauthenticated:
+    return Unauthenticated("token_invalid", "the token is not valid")
+
+
+def _refused(error: CaracalError) -> Response:
+    answer = _json(error.status, {"valid": False, "error": error.code})
+    answer.headers.update({name.decode(): value.decode() for name, value in error_headers(error)})
+    return answer
+
+
+def _json(status: int, content: Mapping[str, Any]) -> Response:
+    return Response(orjson.dumps(content), status, media_type="application/json")
