@@ -3,42 +3,10 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
 
 from caracal import clock
+from tests.coordinator.edges import HOPS, delegated, listed, told
 from tests.coordinator.running import Crew, ids, unknown
-
-Edge = dict[str, Any]
-UNTIL = clock.rfc3339(clock.now() + timedelta(hours=1))
-
-
-def edge_of(source: Edge, target: Edge, **members: Any) -> Edge:
-    """The body that asks for an edge."""
-    return {
-        "source_session_id": source["id"],
-        "target_session_id": target["id"],
-        "issuer_application_id": source["application_id"],
-        "receiver_application_id": target["application_id"],
-        "scopes": ["read"],
-        "expires_at": UNTIL,
-        "ttl_seconds": 600,
-        **members,
-    }
-
-
-async def delegated(crew: Crew, source: Edge, target: Edge, **members: Any) -> Edge:
-    answer = await crew.call("POST", "/delegations", edge_of(source, target, **members))
-    assert answer.status_code == 201, answer.text
-    return dict(answer.json())
-
-
-async def listed(crew: Crew, path: str) -> list[str]:
-    answer = await crew.call("GET", path)
-    assert answer.status_code == 200, answer.text
-    return ids(answer.json())
-
-
-HOPS = {"max_hops": 5}
 
 
 async def test_made_shown_and_listed(crew: Crew) -> None:
@@ -138,11 +106,11 @@ async def test_revoked_with_all_it_leads_to(crew: Crew) -> None:
         assert shown["revoked_at"] is not None
     assert await listed(crew, "/delegations/active") == []
     again = await crew.call("PATCH", f"/delegations/{first['id']}/revoke")
-    assert (again.status_code, again.json()["error"]) == (404, "delegation_not_found")
+    assert told(again) == (404, "delegation_not_found")
     traversed = await crew.call("GET", f"/delegations/{first['id']}/traverse")
     assert (traversed.status_code, traversed.json()) == (200, [])
     impact = await crew.call("GET", f"/delegations/{first['id']}/impact")
-    assert (impact.status_code, impact.json()["error"]) == (404, "delegation_not_found")
+    assert told(impact) == (404, "delegation_not_found")
     (fact,) = await crew.facts("delegation.revoked")
     assert set(fact["edges"]) == {first["id"], second["id"], beside["id"]}
 
@@ -196,4 +164,4 @@ async def test_pages(crew: Crew) -> None:
             (f"cursor={unknown()}", "invalid_cursor"),
         ):
             bad = await crew.call("GET", f"{path}?{query}")
-            assert (bad.status_code, bad.json()["error"]) == (400, code)
+            assert told(bad) == (400, code)
