@@ -48,14 +48,10 @@ class AgentGraph:
         agents = self._subtrees([*own, *self._below(after)])
         return self._fall(agents, self._hanging(agents, [*edges, *self._on(after)]))
 
-    def left_by(self, after: Fall, led: Iterable[str] = ()) -> Fall:
-        """Return what still hangs on things that have ended: it began while they were listed.
-
-        ``led`` are the agents that an ended edge led to: where they led on is followed, too.
-        """
-        walked = self._walk_on(led)
-        agents = self._subtrees([*self.targets(walked), *self._below(after)])
-        return self._fall(agents, self._hanging(agents, [*walked, *self._on(after)]))
+    def left_by(self, after: Fall) -> Fall:
+        """Return what still hangs on things that have ended: it began while they were listed."""
+        agents = self._subtrees(self._below(after))
+        return self._fall(agents, self._hanging(agents, self._on(after)))
 
     def everything(self) -> Fall:
         """Return all of the zone."""
@@ -90,10 +86,16 @@ class AgentGraph:
         """Return the agent and those below it that are reached through suspended ones."""
         return list(self._fallen(self._walk(agent_id, "suspended")))
 
+    def with_fallen(self, before: AgentGraph, fall: Fall) -> AgentGraph:
+        """Return the graph as if what fell out of an earlier one were still there."""
+        gone = fall.ids
+        agents = {one: row for one, row in before.agents.items() if one in gone}
+        edges = {one: row for one, row in before.edges.items() if one in gone}
+        return AgentGraph(self.zone_id, {**agents, **self.agents}, {**edges, **self.edges})
+
     def led_by(self, edge_id: str) -> dict[str, None]:
         """Return an edge and all that are reached from its target; the walk has no bound."""
-        target = self.edges[edge_id]["target_session_id"]
-        return dict.fromkeys([edge_id, *self._walk_on([target])])
+        return _reached([edge_id], lambda edge: self._from[self.edges[edge]["target_session_id"]])
 
     def targets(self, edges: Iterable[str]) -> list[str]:
         """Return the agents that edges lead to, each once, in their order."""
@@ -125,11 +127,6 @@ class AgentGraph:
             if not agents.isdisjoint((row["source_session_id"], row["target_session_id"]))
             or not edges.isdisjoint(row["path"])
         ]
-
-    def _walk_on(self, agents: Iterable[str]) -> dict[str, None]:
-        """Return the edges that are reached from agents."""
-        first = (edge for agent in agents for edge in self._from[agent])
-        return _reached(first, lambda edge: self._from[self.edges[edge]["target_session_id"]])
 
     def _hanging(self, agents: Iterable[str], edges: Iterable[str]) -> dict[str, None]:
         """Return ``edges``, those that touch ``agents``, and all narrowed from one of them."""

@@ -108,6 +108,33 @@ def test_the_end_of_an_edge(world: tuple[Rows, Rows], data: st.DataObject) -> No
     assert named in {root["id"] for root in fall.roots}
 
 
+@given(worlds(), st.data())
+def test_what_ends_with_an_edge_late(world: tuple[Rows, Rows], data: st.DataObject) -> None:
+    """Two listings, between which agents and edges begin, end what one at the end would have."""
+    agents, edges = world
+    if not edges:
+        return
+    old_edges = dict(list(edges.items())[: data.draw(st.integers(1, len(edges)))])
+    ends = [
+        row[end] for row in old_edges.values() for end in ("source_session_id", "target_session_id")
+    ]
+    fewest = max(int(agent[1:]) for agent in ends) + 1
+    old_agents = dict(list(agents.items())[: data.draw(st.integers(fewest, len(agents)))])
+    named = data.draw(st.sampled_from(sorted(old_edges)))
+    before = AgentGraph("z", old_agents, old_edges)
+    fall = before.of_edge(named)
+    now = AgentGraph(
+        "z",
+        {one: row for one, row in agents.items() if one not in fall.ids},
+        {one: row for one, row in edges.items() if one not in fall.ids},
+    )
+    late = now.with_fallen(before, fall).of_edge(named).without(fall.ids)
+    all_of_it = AgentGraph("z", agents, edges).of_edge(named)
+    assert late.ids.isdisjoint(fall.ids)
+    assert late.ids | fall.ids == all_of_it.ids
+    check_roots(agents, edges, fall | late)
+
+
 @given(worlds(), st.sampled_from("xyz"))
 def test_the_end_of_an_application(world: tuple[Rows, Rows], application: str) -> None:
     agents, edges = world

@@ -61,36 +61,39 @@ class Revocation:
 
     async def command(self) -> Saved:
         """End the edge with what falls, and what began while that was being listed."""
-        graph = await self._call.ground.graph(self._zone_id)
-        edge = await self._edge()
+        graph = await self._graph()
         if self._edge_id not in graph.edges:
             raise delegation_not_found(self._edge_id)
-        fall, led = graph.of_edge(self._edge_id), graph.targets(graph.led_by(self._edge_id))
+        fall = graph.of_edge(self._edge_id)
+        edge = await self._edge()
         edge.revoke(fall)
         saved = await self._call.parts.log.save(edge)
-        self._falls.append(fall)
-        self._note(graph, led)
+        self._note(graph, fall)
 
         async def again() -> Saved:
-            return await self._end_late(fall, led)
+            return await self._end_late(graph, fall)
 
         return Saved((*saved.events, *(await retrying(again)).events))
 
-    async def _end_late(self, fall: Fall, led: list[str]) -> Saved:
-        graph = await self._call.ground.graph(self._zone_id)
-        late = graph.left_by(fall, led)
+    async def _end_late(self, before: AgentGraph, fall: Fall) -> Saved:
+        graph = (await self._graph()).with_fallen(before, fall)
+        late = graph.of_edge(self._edge_id).without(fall.ids)
         if not late:
             return Saved()
         edge = await self._edge()
         edge.revoke_late(late)
         saved = await self._call.parts.log.save(edge)
-        self._falls.append(late)
-        self._note(graph, graph.targets(late.edges))
+        self._note(graph, late)
         return saved
 
-    def _note(self, graph: AgentGraph, agents: list[str]) -> None:
-        live = (graph.agents[agent] for agent in agents if agent in graph.agents)
+    def _note(self, graph: AgentGraph, fall: Fall) -> None:
+        self._falls.append(fall)
+        targets = graph.targets(graph.led_by(self._edge_id))
+        live = (graph.agents[agent] for agent in targets if agent in graph.agents)
         self._sessions.update(row["subject_session_id"] for row in live)
+
+    async def _graph(self) -> AgentGraph:
+        return await self._call.ground.graph(self._zone_id)
 
     async def _edge(self) -> Delegation:
         edge = await self._call.find(Delegation, self._edge_id, self._zone_id)
