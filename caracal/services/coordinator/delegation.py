@@ -13,12 +13,13 @@ from caracal.events.delegation import delegation_not_found
 from caracal.events.store.entries import LogReader
 from caracal.projections.delegation import DELEGATIONS, list_active, list_inbound, list_outbound
 from caracal.projections.memory import Row
+from caracal.projections.query import IdPage
 from caracal.services.consistency import lagging
 from caracal.services.coordinator.authority import EffectiveAuthority, effective_authority
 from caracal.services.coordinator.call import Call, CallDep
 from caracal.services.coordinator.delegate import EdgeInput, delegate
 from caracal.services.coordinator.edge_answer import ActiveEdgeAnswer, EdgeAnswer, NewEdgeAnswer
-from caracal.services.coordinator.paging import PageDep, listed
+from caracal.services.coordinator.paging import Listing, PageDep, listed
 from caracal.services.coordinator.revoke import Revoked, revoke
 from caracal.services.coordinator.walk import Node, walk
 from caracal.services.path import PathId, ZoneId
@@ -66,10 +67,7 @@ async def inbound(
     zone_id: ZoneId, agent_id: PathId, call: CallDep, page: PageDep
 ) -> list[EdgeAnswer]:
     """List the edges to an agent session, of any status, newest first."""
-    rows = await listed(
-        call, zone_id, DELEGATIONS, page, lambda db, at: list_inbound(db, zone_id, agent_id, at)
-    )
-    return _shown(rows)
+    return await _edges(call, zone_id, page, lambda db, at: list_inbound(db, zone_id, agent_id, at))
 
 
 @router.get("/delegations/outbound/{agent_id}")
@@ -77,10 +75,9 @@ async def outbound(
     zone_id: ZoneId, agent_id: PathId, call: CallDep, page: PageDep
 ) -> list[EdgeAnswer]:
     """List the edges from an agent session, of any status, newest first."""
-    rows = await listed(
-        call, zone_id, DELEGATIONS, page, lambda db, at: list_outbound(db, zone_id, agent_id, at)
+    return await _edges(
+        call, zone_id, page, lambda db, at: list_outbound(db, zone_id, agent_id, at)
     )
-    return _shown(rows)
 
 
 @router.get("/delegations/{edge_id}/traverse", response_model=list[TraverseNode])
@@ -123,8 +120,9 @@ async def revoke_(zone_id: ZoneId, edge_id: PathId, call: CallDep) -> Revoked:
     return await revoke(call, zone_id, edge_id)
 
 
-def _shown(rows: list[dict[str, Any]]) -> list[EdgeAnswer]:
+async def _edges(call: Call, zone_id: str, page: IdPage, rows_of: Listing) -> list[EdgeAnswer]:
     now = clock.now()
+    rows = await listed(call, zone_id, DELEGATIONS, page, rows_of)
     return [EdgeAnswer.of(row, now) for row in rows]
 
 
