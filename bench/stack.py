@@ -20,6 +20,10 @@ LIFTED = {
     "CLIENT_AUTH_FAIL_LIMIT_PER_MIN": "0",
     "READY_RATE_LIMIT_PER_MIN": "0",
     "API_MAX_RESOURCES_PER_ZONE": "10000000",
+    "COORDINATOR_RATE_LIMIT_PER_MIN": "0",
+    "V1_RATE_LIMIT_PER_MIN": "0",
+    "MAX_PER_ZONE": "10000000",
+    "MAX_PER_APP": "10000000",
 }
 """Limits only: what is counted, signed and acknowledged stays so."""
 

@@ -34,11 +34,10 @@ class World:
         parts = urlsplit(self.urls[f"{service}_url"])
         return str(parts.hostname), int(parts.port or 80)
 
-    def ambient(self) -> str:
+    def ambient(self, scope: str = "read") -> str:
         """Return a fresh ambient token."""
-        answer = httpx.post(
-            f"{self.urls['sts_url']}/oauth/2/token", data=self._credentials(), timeout=10
-        )
+        form = {**self._credentials(), "scope": scope}
+        answer = httpx.post(f"{self.urls['sts_url']}/oauth/2/token", data=form, timeout=10)
         return str(_checked(answer)["access_token"])
 
     def exchange(self, token: str) -> str:
@@ -63,6 +62,11 @@ class World:
             "Content-Type": "application/json",
         }
         return self._text("api", method, f"/v1/zones/{self.zone_id}{path}", headers, body)
+
+    def coordinated(self, token: str, method: str, path: str, body: str = "") -> str:
+        """Return a call of the Coordinator, below the zone."""
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        return self._text("coordinator", method, f"/zones/{self.zone_id}{path}", headers, body)
 
     def granted(self) -> str:
         """Grant the resource to the application; return the grant's id."""
@@ -110,7 +114,7 @@ def make_world(urls: Mapping[str, str], upstream_port: int) -> World:
             api,
             f"{zone}/resources",
             identifier=RESOURCE,
-            scopes=["read", "write"],
+            scopes=["read", "write", "agent:lifecycle"],
             upstream_url=f"http://127.0.0.1:{upstream_port}",
             rate_limit=_UNLIMITED,
         )

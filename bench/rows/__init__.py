@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from bench.report import Row
-from bench.rows import hot_path, log, mutations, pages, policy, revocation, start
+from bench.rows import coordinator, hot_path, log, mutations, pages, policy, revocation, start
 from bench.setting import Setting
 
 Measure = Callable[[Setting], Coroutine[Any, Any, Row]]
@@ -26,6 +26,9 @@ ROWS: Mapping[str, Measure] = {
     "visible": mutations.visible,
     "mutations": mutations.by_http,
     "list-pages": pages.lists,
+    "agents": coordinator.agents,
+    "delegations": coordinator.delegations,
+    "graph": coordinator.graph,
     "revoke": revocation.by_api,
     "revoke-relay-dead": revocation.relay_dead,
 }
