@@ -60,7 +60,8 @@ def created(fact: Fact) -> list[Operation]:
 def revoked(fact: Fact) -> list[Operation]:
     edges = fact.data.get("edges", [])
     columns = {"status": "revoked", "edge_version": 1, "revoked_at": fact.occurred_at}
-    return [end(DELEGATIONS, edges, **columns), _epoch(fact)] if edges else []
+    # Without edges, too: what applies an event is what its command waits for.
+    return [end(DELEGATIONS, edges, **columns), *([_epoch(fact)] if edges else [])]
 
 
 @delegations.on(Delegation.Expired)

@@ -7,6 +7,7 @@ from caracal.projections.delegation import delegations
 from caracal.projections.revocation import revocations
 from tests.making import (
     ZONE,
+    facts,
     in_zone,
     new_agent,
     new_application,
@@ -74,3 +75,20 @@ async def test_rows_of_agents_and_edges_through_a_life() -> None:
         second.purge()
     await store.save(second)
     assert second.aggregate_id not in reduced(delegations, store)["delegations"]
+
+
+async def test_an_end_without_edges_is_applied_all_the_same() -> None:
+    """Its command waits for every read model that knows its event: one without a change, too."""
+    app = new_application()
+    session = new_session(app.aggregate_id)
+    agent = new_agent(session)
+    store = await store_with(app, session, agent)
+    graph = AgentGraph(ZONE, {agent.aggregate_id: row_of(agent)}, {})
+    with in_zone():
+        agent.terminate(graph.of_agents([agent.aggregate_id]))
+    await store.save(agent)
+    (*_, ended) = facts(store)
+    assert delegations.reduce(ended)
+    assert "delegation_epochs" not in {
+        one.operation.table.name for one in delegations.reduce(ended)
+    }
