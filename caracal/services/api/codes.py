@@ -6,7 +6,7 @@ A route says by :func:`refuses` what only its own decision can answer; what foll
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from caracal.services.refusals import body_code

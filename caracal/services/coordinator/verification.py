@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, Field
 
 from caracal import clock
 from caracal.errors import BadInput, CaracalError, Unauthenticated
@@ -35,6 +36,28 @@ _MAX_HOPS = 10
 _SCHEME = "bearer "
 
 
+class VerifyInput(BaseModel):
+    token: str | None = None
+    authorization: str | None = Field(None, description="the same, with or without Bearer")
+    zone_id: str | None = None
+    required_scope: str | None = None
+    require_agent: bool | None = None
+    require_delegation: bool | None = None
+
+
+class Verified(BaseModel):
+    valid: Literal[True]
+    claims: dict[str, Any]
+
+
+class NotVerified(BaseModel):
+    valid: Literal[False]
+    error: Literal["missing_token", "token_invalid", "rate_limited", "state_stale", "unavailable"]
+
+
+_BODY = {"content": {"application/json": {"schema": VerifyInput.model_json_schema()}}}
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What the asker wants to be true of a mandate; a value that is not understood never is."""
@@ -45,7 +68,12 @@ class Wanted:
     require_delegation: Any = None
 
 
-@router.post("/verify")
+@router.post(
+    "/verify",
+    response_model=Verified,
+    responses={status: {"model": NotVerified} for status in (400, 401, 429, 503)},
+    openapi_extra={"requestBody": _BODY},
+)
 async def verify(request: Request) -> Response:
     """Verify a mandate; the answer does not tell what is wrong with one."""
     parts: Coordinator = request.app.state.coordinator
