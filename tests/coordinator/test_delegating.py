@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import chain, combinations, product
 from typing import Any
@@ -90,19 +90,19 @@ def hours(most: int) -> st.SearchStrategy[datetime]:
     return st.integers(1, most).map(lambda number: NOW + timedelta(hours=number))
 
 
-CONSTRAINTS = st.fixed_dictionaries(
-    {},
-    optional={
-        "resources": st.lists(
-            st.sampled_from(RESOURCES).map("resource://{}".format), unique=True, max_size=3
-        ),
-        "actions": st.lists(st.sampled_from(ACTIONS), unique=True),
-        "max_hops": st.integers(1, 10),
-        "ttl_seconds": st.integers(1, 3),
-        "budget": st.integers(1, 3),
-        "expires_at": hours(2).map(clock.rfc3339),
-    },
-)
+NAMES: dict[str, st.SearchStrategy[Any]] = {
+    "resources": st.lists(
+        st.sampled_from(RESOURCES).map("resource://{}".format), unique=True, max_size=3
+    ),
+    "actions": st.lists(st.sampled_from(ACTIONS), unique=True),
+    "ttl_seconds": st.integers(1, 3),
+    "budget": st.integers(1, 3),
+    "expires_at": hours(2).map(clock.rfc3339),
+}
+WIDER = {name: st.none() | values for name, values in NAMES.items()} | {
+    "max_hops": st.none() | st.integers(1, 10)
+}
+CONSTRAINTS = st.fixed_dictionaries({"max_hops": st.integers(1, 10)}, optional=NAMES)
 
 
 @st.composite
@@ -122,22 +122,22 @@ def requests(draw: st.DrawFn, source: str, target: str) -> Asked:
 
 @st.composite
 def narrower(draw: st.DrawFn, source: str, target: str, parent: dict[str, Any]) -> Asked:
-    """A request that stays close to its parent, so that many are let through."""
-    wide = draw(requests(source, target))
-    near = {**parent["constraints"], "max_hops": draw(st.integers(1, 9))}
-    return Asked(
-        source_session_id=source,
-        target_session_id=target,
-        issuer_application_id=APP,
-        receiver_application_id=APP,
-        resource_id=draw(st.sampled_from([parent["resource_id"], wide.resource_id])),
-        scopes=draw(st.sampled_from([tuple(parent["scopes"]), wide.scopes])),
-        constraints=draw(
-            st.sampled_from([near, {**near, **wide.constraints}, dict(wide.constraints)])
-        ),
-        expires_at=draw(st.sampled_from([ends(parent), wide.expires_at])),
-        ttl_seconds=draw(st.sampled_from([parent["constraints"].get("ttl_seconds"), 3])),
+    """The parent again with one hop less, but for a member or two: many are let through."""
+    wide, hops = draw(requests(source, target)), parent["constraints"].get("max_hops", 1)
+    constraints = {**parent["constraints"], "max_hops": max(hops - 1, 1)}
+    constraints |= draw(
+        st.dictionaries(st.sampled_from(list(WIDER)), st.none(), max_size=1).flatmap(
+            lambda names: st.fixed_dictionaries({name: WIDER[name] for name in names})
+        )
     )
+    given: dict[str, Any] = {
+        "resource_id": parent["resource_id"],
+        "scopes": tuple(parent["scopes"]),
+        "expires_at": ends(parent),
+    }
+    for name in draw(st.sets(st.sampled_from(sorted(given)), max_size=1)):
+        given[name] = getattr(wide, name)
+    return replace(wide, **given, constraints=constraints, ttl_seconds=None)
 
 
 @given(st.data())
