@@ -124,7 +124,14 @@ async def test_ready_and_counters(world: World) -> None:
     assert (ready.status_code, ready.json()["ok"]) == (200, True)
     counters = (await get(world, "/metrics", Accept="application/json")).json()
     assert set(counters) == {"sts", "opa", "audit_dropped"}
-    assert counters["opa"]["eval_total"] >= 1
+    engine = counters["opa"]
+    assert engine["eval_total"] >= 1
+    assert engine["eval_duration_ns"] > 0
+    assert engine["compile_total"] >= 1
+    assert engine["compile_duration_ns"] > 0
+    assert engine["max_policy_age_seconds"] > 0
+    assert {"eval_errors", "compile_errors"} < set(engine)
+    assert engine["policies_apart"] == engine["processes_lost_total"] == 0
     assert "caracal_sts_opa_eval_total" in (await get(world, "/metrics")).text
 
 
