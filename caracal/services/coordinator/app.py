@@ -13,6 +13,7 @@ from caracal import __version__
 from caracal.events.base import Fact
 from caracal.events.store.redis import connect
 from caracal.events.store.redis_line import RedisLine
+from caracal.key_sets import JwksCache
 from caracal.projections.tail import Tail
 from caracal.services import refusals
 from caracal.services.call import opened
@@ -36,7 +37,7 @@ from caracal.services.coordinator.view import CoordinatorView
 from caracal.services.documented import ERROR, Document, clean, operation_id
 from caracal.services.health import Health
 from caracal.services.http import App, Edge
-from caracal.services.jwks import JwksCache, jwks_fetcher
+from caracal.services.jwks import jwks_fetcher
 from caracal.services.refused_requests import Actor, Recorded, recording
 from caracal.settings import Settings
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from caracal.mandate import Claims
-from caracal.services.gateway.trace import Hint, read_hint
 from caracal.services.gateway.view import GatewayView
+from caracal.trace import Hint, read_hint
 
 
 @dataclass(frozen=True, slots=True)

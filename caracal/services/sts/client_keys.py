@@ -13,8 +13,9 @@ from yarl import URL
 
 from caracal import jwk
 from caracal.errors import Unavailable
+from caracal.key_sets import KeyCache
 from caracal.projections.memory import Row
-from caracal.services.jwks import KeyCache, bounded
+from caracal.services.jwks import bounded
 from caracal.services.upstream_guard import NotAllowed, UpstreamGuard
 
 FETCH_SECONDS = 5.0
@@ -79,10 +80,13 @@ class ClientKeys:
             raise NotAllowed("scheme is not https")
         await self._guard.check(url)
         headers = {"Accept": "application/json", "User-Agent": "caracal-sts"}
-        async with self._session.get(url, headers=headers, allow_redirects=False) as answer:
-            if answer.status != 200:
-                raise ValueError(f"status {answer.status}")
-            return await bounded(answer.content, MAX_BYTES)
+        try:
+            async with self._session.get(url, headers=headers, allow_redirects=False) as answer:
+                if answer.status != 200:
+                    raise ValueError(f"status {answer.status}")
+                return await bounded(answer.content, MAX_BYTES)
+        except aiohttp.ClientError as error:
+            raise OSError(str(error)) from error
 
 
 def parse(body: bytes) -> Keys:
