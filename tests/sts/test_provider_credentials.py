@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,16 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from caracal.events.base import Fall
+from caracal.events.base import Fact, Fall
 from caracal.events.grant import Grant
+from caracal.events.store.vault import Unreadable
 from caracal.services.sts.app import create_app
+from caracal.services.sts.opened_secrets import OpenedSecrets
 from tests.backbone import eventually
 from tests.making import in_zone
 from tests.sts.brokering import Brokerage, ask, broker, config, directive, status
 from tests.sts.oauth_server import CLIENT_SECRET, HOST, MARK, OAuthServer, answering
-from tests.sts.world import World, new_world, serving
+from tests.sts.world import VAULT, World, new_world, serving
 
 FAILED = (403, "access_denied", "credential_refresh_failed")
 MISSING = (403, "access_denied", "credential_not_provisioned")
@@ -539,3 +542,21 @@ async def test_many_resources_and_several_providers_in_one_exchange(
     tokens = {name: told[name].get("provider_token") for name in told}
     assert tokens == {names[0]: "K", names[2]: f"{MARK}-access-1", "resource://one": None}
     assert HOST in server.url
+
+
+async def test_opened_secrets_are_forgotten_with_what_they_belong_to(world: World) -> None:
+    made = await broker(world.tenant, "apikey", secrets={"api_key": "K"})
+    owner, ref = made.provider.aggregate_id, made.provider.secret_config_ref
+    assert ref is not None
+    secrets = OpenedSecrets(world.log._pool, VAULT)
+    erase = "UPDATE vault SET ciphertext = '' WHERE ref = %s"
+    assert await secrets.opened(owner, ref) == b'{"api_key":"K"}'
+    async with world.log._pool.connection() as db:
+        await db.execute(erase, (ref,))
+    fact = Fact(1, "provider.changed", world.tenant.id, owner, 2, {}, {})
+    secrets.applied(replace(fact, aggregate_id="another"))
+    secrets.applied(replace(fact, name="resource.changed"))
+    assert await secrets.opened(owner, ref) == b'{"api_key":"K"}'
+    secrets.applied(fact)
+    with pytest.raises(Unreadable):
+        await secrets.opened(owner, ref)
