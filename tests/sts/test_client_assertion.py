@@ -14,10 +14,9 @@ import httpx
 import pytest
 from aiohttp import web
 
-from caracal import clock, secret_hash
+from caracal import clock, key_sets, secret_hash
 from caracal.embedded import EmbeddedServers
 from caracal.ids import new_id
-from caracal.services import jwks
 from caracal.services.sts.client_assertion import ASSERTION_TYPE
 from tests.certificates import certificate
 from tests.signing import PrivateKey, ec_key, public_jwk, rsa_key, signed
@@ -302,7 +301,7 @@ async def test_an_unknown_kid_asks_once_more_in_30_seconds(
 async def test_keys_that_were_taken_back_serve_no_longer_than_5_minutes(
     world: World, remote: str, key_server: KeyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jwks, "LIFE", 0.0)
+    monkeypatch.setattr(key_sets, "LIFE", 0.0)
     assert told(await ask(world, remote, assertion(remote))) == PROVEN
     key_server.status = 500
     assert told(await ask(world, remote, assertion(remote))) == NOT_PROVEN

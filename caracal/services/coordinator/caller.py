@@ -166,6 +166,8 @@ def _caller(claims: Claims) -> Caller:
     subject, client_id = claims.get("sub"), claims.get("client_id")
     if not isinstance(subject, str) or not subject or claims.get("use") == "per_call":
         raise InvalidMandate("no subject, or for one call")
+    if claims.get("cnf") is not None:  # RFC 9449, section 7.2: never as a plain bearer
+        raise InvalidMandate("bound to a key that is not shown here")
     scope = claims.get("scope")
     return Caller(
         client_id=client_id if isinstance(client_id, str) else "",
