@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
 from caracal.errors import BadInput, CaracalError, MethodNotAllowed, NotFound
-from caracal.services.api.codes import body_code
+from caracal.services.documented import body_code
 from caracal.services.http import Scope, as_caracal_error, error_body, error_headers
 
 _CODES = {"path": "invalid_params", "query": "invalid_query", "header": "invalid_params"}

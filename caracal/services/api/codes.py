@@ -6,8 +6,10 @@ A route says by :func:`refuses` what only its own decision can answer; what foll
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
+
+from caracal.services.documented import body_code
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
@@ -113,11 +115,6 @@ def refuses(*codes: str) -> Callable[[Endpoint], Endpoint]:
 def declared(endpoint: Callable[..., Any]) -> tuple[str, ...] | None:
     """Return what :func:`refuses` said of a route; None when it was forgotten."""
     return getattr(endpoint, "refuses", None)
-
-
-def body_code(tags: Sequence[str]) -> str:
-    """Return the code of a bad body: zones have their own."""
-    return "invalid_zone" if "zones" in tags else "invalid_body"
 
 
 def implied(path: str, method: str, operation: Mapping[str, Any], *, public: bool) -> list[str]:
