@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi.routing import APIRoute
@@ -59,3 +60,8 @@ def _not_null(schema: Document) -> Document:
     if len(options) != 1:
         return schema
     return {name: part for name, part in schema.items() if name != "anyOf"} | options[0]
+
+
+def body_code(tags: Sequence[str]) -> str:
+    """Return the code of a bad body: zones have their own."""
+    return "invalid_zone" if "zones" in tags else "invalid_body"

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
 from caracal.errors import BadInput, CaracalError, MethodNotAllowed, NotFound
+from caracal.services.documented import body_code
 from caracal.services.http import Scope, as_caracal_error, error_body, error_headers
 
 _CODES = {"path": "invalid_params", "query": "invalid_query", "header": "invalid_params"}
@@ -32,11 +33,6 @@ def install(app: FastAPI, routers: Iterable[APIRouter] = (), *, issues_twice: bo
     for lost in (psycopg.OperationalError, psycopg.InterfaceError):
         app.add_exception_handler(lost, _answer)
     app.add_exception_handler(Exception, _answer)  # else Starlette's own text; it raises anyway
-
-
-def body_code(tags: Sequence[str]) -> str:
-    """Return the code of a bad body: zones have their own."""
-    return "invalid_zone" if "zones" in tags else "invalid_body"
 
 
 def _answer(request: Request, error: Exception) -> Response:

@@ -130,7 +130,9 @@ class TestByGateway:
     """The Gateway names the key that was proven to it; the mandate goes to the upstream."""
 
     @pytest.mark.parametrize(
-        ("given", "status"), [(JKT, 200), (OTHER_JKT, 401), ("", 401), (None, 401)]
+        ("given", "status"),
+        [(JKT, 200), (OTHER_JKT, 401), ("", 401), (None, 401)],
+        ids=["own key", "other key", "no key", "none"],
     )
     async def test_a_bound_token(self, world: World, given: str | None, status: int) -> None:
         token = world.tenant.token(**BOUND)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
-from caracal.services.refusals import body_code
+from caracal.services.documented import body_code
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
