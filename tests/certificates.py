@@ -14,10 +14,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 
-def certificate(folder: Path, name: str = "tls.example") -> ssl.SSLContext:
-    """Return a server's context for ``name``, or for an address; write ``server.pem``."""
+def certificate(folder: Path, host: str = "tls.example") -> ssl.SSLContext:
+    """Return a server's context for a name or an address; write ``server.pem``."""
     key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
     start = dt.datetime.now(dt.UTC) - dt.timedelta(hours=1)
     made = (
         x509.CertificateBuilder()
@@ -27,7 +27,7 @@ def certificate(folder: Path, name: str = "tls.example") -> ssl.SSLContext:
         .serial_number(1)
         .not_valid_before(start)
         .not_valid_after(start + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([_alternative(name)]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([_alternative(host)]), critical=False)
         .sign(key, hashes.SHA256())
     )
     path = folder / "server.pem"

@@ -120,7 +120,7 @@ WRONG: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("wrong", WRONG, ids=str)
+@pytest.mark.parametrize("wrong", WRONG)
 async def test_a_claim_that_does_not_hold(files: Verifier, wrong: dict[str, Any]) -> None:
     with pytest.raises(Unauthenticated) as raised:
         await files.verify(KEY.sign(claims(**wrong)))

@@ -71,6 +71,4 @@ def scene(module_scene: Scene) -> Scene:
 @pytest.fixture
 def tls(tmp_path: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     """Return the contexts of a server named ``tls.example`` and of a client that trusts it."""
-    return certificate(tmp_path, "tls.example"), ssl.create_default_context(
-        cafile=tmp_path / "server.pem"
-    )
+    return certificate(tmp_path), ssl.create_default_context(cafile=tmp_path / "server.pem")
