@@ -38,6 +38,7 @@ def document() -> dict[str, Any]:
 load_all_checks()
 ALL = CHECKS.get_all()
 ABOUT_MEANING = {
+    "retention_above_limit",
     *("invalid_cursor", "no_fields", "invalid_rego", "invalid_schema_version"),
     *("invalid_policy_contract", "invalid_shadow_policy_contract"),
     *("retention_above_limit", "dcr_shutdown_not_applicable"),
