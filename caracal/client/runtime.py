@@ -394,7 +394,12 @@ class Caracal:
         place = current()
         call = replace(call, headers={**call.headers, **_traced(place)})
         core = Core(replace(self._coordinator, token=token, **limits))
-        return await Async(core, self._http, None).bound(core.answer)(call)
+        try:
+            return await Async(core, self._http, None).bound(core.answer)(call)
+        except AdminApiError as error:
+            if error.status == 401:  # its session has ended; the STS decides about another one
+                self.tokens.forget()
+            raise
 
 
 @asynccontextmanager

@@ -184,6 +184,8 @@ class Verifier:
             "nbf": lambda: "nbf" not in claims or (numeric_date(claims, "nbf") or now + 1) <= now,
             "use": lambda: claims.get("use") in self._uses,
             "sub_type": lambda: claims.get("sub_type") in ("user", "application"),
+            # RFC 9449, section 7.2: bound to a key, never taken as a plain bearer.
+            "cnf": lambda: claims.get("cnf") is None,
             "hop_count": lambda: _within(claims.get("hop_count", 0), self._max_hops),
         }
         for name, holds in checks.items():

@@ -8,9 +8,11 @@ from urllib.parse import parse_qs
 import httpx
 import pytest
 
-from caracal.client import AdminApiError, AdminTransportError
+from caracal.client import AdminApiError, AdminTransportError, Caracal
 from caracal.client.ambient import Credentials, TokenEndpoint, TokenSource
+from caracal.client.envelope import Place, standing
 from caracal.client.options import Endpoint
+from caracal.trace import Hint
 from tests.client.both import Script, ok, refused
 
 
@@ -80,6 +82,33 @@ async def test_one_fetch_for_all_though_the_first_goes_away() -> None:
     await tokens.close()
 
 
+class StsDouble:
+    """Issues one and the same token; keeps the forms."""
+
+    def __init__(self) -> None:
+        self.forms: list[dict[str, list[str]]] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.forms.append(parse_qs(request.content.decode()))
+        return issued("a")
+
+    def caracal(self) -> Caracal:
+        return Caracal(
+            zone_id="z",
+            application_id="app",
+            client_secret="s",
+            sts_url="http://sts",
+            coordinator_url="http://coordinator",
+            resources=["resource://a"],
+            http_client=httpx.AsyncClient(transport=httpx.MockTransport(self)),
+        )
+
+
+@pytest.fixture
+def sts() -> StsDouble:
+    return StsDouble()
+
+
 @pytest.mark.parametrize("reply", [refused(503), httpx.ConnectError("lost")])
 async def test_an_sts_that_is_away_costs_nothing_at_first(
     reply: httpx.Response | Exception,
@@ -137,3 +166,21 @@ async def test_no_text_has_the_secret() -> None:
     with pytest.raises(AdminApiError) as raised:
         await tokens.token()
     assert "SECRET" not in f"{raised.value!r} {tokens._endpoint._credentials!r}"
+
+
+async def test_a_mandate_is_for_the_agent_around(sts: StsDouble) -> None:
+    async with sts.caracal() as caracal:
+        held = Place(Hint("agent", "edge-out"), owner=("z", "app"), held_edge="edge-in")
+        foreign = Place(Hint("agent", "edge"))
+        for place in (held, foreign):
+            with standing(place):
+                await caracal.mandate("r://1", "r://2", scopes=["read", "write"], ttl_seconds=5)
+        await caracal.mandate("r://1", challenge_id="c", challenge_response="d")
+    ambient, own, other, retried = sts.forms
+    assert "subject_token" not in ambient
+    assert own["resource"] == ["r://1", "r://2"]
+    assert (own["scope"], own["ttl_seconds"]) == (["read write"], ["5"])
+    assert own["subject_token"] == ["a.b.c"]
+    assert (own["agent_session_id"], own["delegation_edge_id"]) == (["agent"], ["edge-in"])
+    assert not {"agent_session_id", "delegation_edge_id"} & {*other, *retried}
+    assert (retried["challenge_id"], retried["challenge_response"]) == (["c"], ["d"])

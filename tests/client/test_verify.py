@@ -108,6 +108,8 @@ WRONG: list[dict[str, Any]] = [
     {"use": None},
     {"use": ["per_call"]},
     {"sub_type": "robot"},
+    {"cnf": {"jkt": "thumbprint"}},
+    {"cnf": {}},
     {"zone_id": "zone2"},
     {"zone_id": None},
     {"hop_count": 11},

@@ -11,9 +11,11 @@ import pytest
 
 from caracal.client import AdminApiError, AdminTransportError, Caracal, CaracalError
 from caracal.client.envelope import current
+from caracal.events.session import Session
 from caracal.mandate import peek
 from tests.backbone import eventually
 from tests.coordinator.running import Crew
+from tests.making import in_zone
 
 
 def options(crew: Crew, **more: Any) -> dict[str, Any]:
@@ -133,6 +135,63 @@ async def test_cancelled_while_spawning_leaves_nothing(crew: Crew) -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
     assert list((await crew.statuses()).values()) == ["terminated"]
+
+
+class Forgetful(httpx.AsyncHTTPTransport):
+    """Loses the first answer to each kind of POST at the Coordinator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.posts: list[str] = []
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        answer = await super().handle_async_request(request)
+        path = request.url.path
+        if request.method == "POST" and path.startswith("/zones/"):
+            self.posts.append(path.rpartition("/")[2])
+            if self.posts.count(self.posts[-1]) == 1:
+                await answer.aread()
+                raise httpx.ReadError("lost")
+        return answer
+
+
+async def test_a_lost_answer_makes_nothing_twice(crew: Crew) -> None:
+    forgetful = Forgetful()
+    async with (
+        httpx.AsyncClient(transport=forgetful) as http,
+        Caracal(**options(crew, http_client=http)) as caracal,
+    ):
+        async with caracal.spawn() as lead:
+            assert await crew.statuses() == {lead["id"]: "active"}
+            with pytest.raises(AdminTransportError):
+                async with caracal.delegate_to_spawn(scopes=["read"]):
+                    raise AssertionError("its edge may or may not be there")
+            assert forgetful.posts == ["agents", "agents", "agents", "delegations"]
+            assert sorted((await crew.statuses()).values()) == ["active", "terminated"]
+        assert await crew.statuses("/delegations/active") == {}
+
+
+async def test_a_token_that_was_revoked_is_not_kept(crew: Crew, caracal: Caracal) -> None:
+    first = await caracal.tokens.token()
+    session = await crew.log.find(Session, peek(first).claims["sid"])
+    assert session is not None
+    with in_zone(crew.zone):
+        session.revoke("token_revoked")
+    await crew.save(session)
+
+    async def refused() -> bool:
+        answer = await crew.call("GET", "/agents", token=first)
+        return answer.status_code == 401
+
+    await eventually(refused)
+
+    async def spawned() -> str:
+        async with caracal.spawn() as agent:
+            return agent["subject_session_id"]
+
+    with pytest.raises(AdminApiError, match="HTTP 401"):
+        await spawned()
+    assert await spawned() != session.aggregate_id
 
 
 async def test_a_service_outlives_its_process(crew: Crew, caracal: Caracal) -> None:
