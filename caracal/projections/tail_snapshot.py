@@ -62,11 +62,18 @@ async def after(
     end = await _value(database, "SELECT coalesce(max(position), 0) FROM log")
     sources = [(name, topic.name) for topic in topics.values() for name in topic.sources]
     cursor = await database.execute(
-        "SELECT l.position, l.version, l.name, l.state"
-        " FROM unnest(%s::text[], %s::bigint[]) AS wanted (name, after)"
-        " JOIN log l ON l.name = wanted.name AND l.position > wanted.after"
-        " ORDER BY l.position LIMIT %s",
-        ([name for name, _ in sources], [cursors[topic].position for _, topic in sources], limit),
+        # Each name by the index, then merged (see LogReader: rows are compared, not columns).
+        "SELECT found.* FROM unnest(%s::text[], %s::bigint[]) AS wanted (of, after)"
+        " CROSS JOIN LATERAL (SELECT position, version, name, state FROM log"
+        "  WHERE (name, position) > (of, after) AND (name, position) <= (of, 9223372036854775807)"
+        "  ORDER BY name, position LIMIT %s) AS found"
+        " ORDER BY found.position LIMIT %s",
+        (
+            [name for name, _ in sources],
+            [cursors[topic].position for _, topic in sources],
+            limit,
+            limit,
+        ),
         prepare=True,
     )
     return int(end), [Record.read(*row) for row in await cursor.fetchall()]

@@ -67,8 +67,11 @@ class Waiter:
         """Return what to wait for with :meth:`applied`, the last event of each name up to
         ``position``; None when the log has not come that far."""
         cursor = await database.execute(
-            "SELECT wanted.name, (SELECT l.position FROM log l WHERE l.name = wanted.name"
-            " AND l.position <= %s ORDER BY l.position DESC LIMIT 1),"
+            # Rows are compared, not columns: see LogReader.
+            "SELECT wanted.name, (SELECT l.position FROM log l"
+            " WHERE (l.name, l.position) <= (wanted.name, %s)"
+            " AND (l.name, l.position) > (wanted.name, 0)"
+            " ORDER BY l.name DESC, l.position DESC LIMIT 1),"
             " (SELECT coalesce(max(position), 0) FROM log)"
             " FROM unnest(%s::text[]) AS wanted (name)",
             (position, list(self._readers)),
