@@ -103,20 +103,26 @@ class Watchdog:
         # One that gets no processor, or is stopped, is not stuck in its evaluation.
         stuck = age > self._limit and cpu - seen.cpu_seconds > self._limit / 2
         if stuck or memory - seen.memory > MAX_GROWTH:
-            self._ended[name] = evaluation
+            # Told first: the other processes shall not begin with it while this one dies.
+            if not self._is_forbidden(evaluation):
+                self._ended[name] = evaluation
+                self._keep_apart(evaluation)
             self._children.kill(name)
 
-    def _replace(self, name: str) -> None:
-        evaluation = self._ended.pop(name, None)
-        evaluation = evaluation or self._board.evaluation(self._watched[name].slot)
-        if evaluation is None or self._is_forbidden(evaluation):
-            return
-        code = self._children.codes.pop(name)
+    def _keep_apart(self, evaluation: Evaluation) -> None:
         self._lost += 1
         self._losses.append((time.monotonic(), evaluation.zone_id))
         self._bundles.pop(evaluation.manifest_sha256, None)
         self._bundles[evaluation.manifest_sha256] = None
         self._publish()
+
+    def _replace(self, name: str) -> None:
+        if (evaluation := self._ended.pop(name, None)) is None:  # it died by itself
+            evaluation = self._board.evaluation(self._watched[name].slot)
+            if evaluation is None or self._is_forbidden(evaluation):
+                return
+            self._keep_apart(evaluation)
+        code = self._children.codes.pop(name)
         typer.echo(
             f"caracal: {name} was lost (exit code {code}) in an evaluation of policies"
             f" {evaluation.manifest_sha256} of zone {evaluation.zone_id}: they are kept apart now",
