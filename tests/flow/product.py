@@ -60,6 +60,8 @@ class Product:
         self._ports = {name: nursery.reserve() for name in PROCESSES}
         self._pids: dict[str, int] = {}
         self.settings = self._common() | settings
+        self.own: dict[str, dict[str, str]] = {}
+        """Settings of one process alone, by its name."""
 
     def _common(self) -> dict[str, str]:
         return {
@@ -87,7 +89,7 @@ class Product:
     def start(self, *names: str) -> None:
         """Start processes; they are not ready yet."""
         for name in names:
-            settings = self.settings | {"PORT": str(self._ports[name])}
+            settings = self.settings | self.own.get(name, {}) | {"PORT": str(self._ports[name])}
             self._pids[name] = self._nursery.fork(PROCESSES[name], settings, self._log(name))
 
     def _log(self, name: str) -> Path:

@@ -2,7 +2,7 @@
 -- audit entries, which are those of a new nonce and of rates within their limits. When it turns
 -- out otherwise it adds none, and the entries that apply then come in a call of their own.
 --
--- KEYS: audit topic, nonce ('' = ordinary call), then a rate counter for each step ('' = none).
+-- KEYS: audit topic, nonce, then a rate counter for each step; the topic again means none.
 -- ARGV: life of a nonce (s); number of steps; for each step: limit, window (s), ends the request
 --       (1); then the entries, each its number of strings, then name, value, name, value ...
 -- Returns: 'ok' or 'replayed'; one character a step, 1 = limited; ids of the added entries.
@@ -13,12 +13,12 @@ local function take()
 end
 
 local nonce_life = take()
-if KEYS[2] ~= '' and not redis.call('SET', KEYS[2], '1', 'NX', 'EX', nonce_life) then
+if KEYS[2] ~= KEYS[1] and not redis.call('SET', KEYS[2], '1', 'NX', 'EX', nonce_life) then
   return {'replayed', '', {}}
 end
 
 local function over(key, limit, window)
-  if key == '' then return false end
+  if key == KEYS[1] then return false end
   local count = redis.call('INCR', key)
   if count == 1 then redis.call('EXPIRE', key, window) end
   return count > limit

@@ -102,8 +102,10 @@ class Settlements:
     async def _call(
         self, settlement: Settlement, entries: Sequence[Prebuilt]
     ) -> tuple[Settled, list[bytes]]:
-        keys = [AUDIT, f"caracal:sts:gw-nonce:{settlement.nonce}" if settlement.nonce else ""]
-        keys += [step.counter for step in settlement.steps]
+        nonce = settlement.nonce and f"caracal:sts:gw-nonce:{settlement.nonce}"
+        counters = (step.counter for step in settlement.steps)
+        # None is the topic itself: an empty key would be one that no user of Redis may touch.
+        keys = [AUDIT, *(key or AUDIT for key in (nonce, *counters))]
         args = list(_arguments(settlement, entries))
         code, limited, added = await script(self._line, _SCRIPT, keys, args)
         return Settled(code == b"replayed", tuple(mark == ord("1") for mark in limited)), added
