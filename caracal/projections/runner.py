@@ -21,6 +21,7 @@ from psycopg.pq import TransactionStatus
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
+from caracal import telemetry
 from caracal.events.base import Fact
 from caracal.events.store import dead_letters
 from caracal.events.store.entries import (
@@ -37,6 +38,7 @@ from caracal.events.store.redis_line import RedisLine
 from caracal.events.topics import CONSUMER, Topic, read_fact
 from caracal.projections import parking, sql
 from caracal.projections.projection import Projection
+from caracal.telemetry import Cause, SpanKind
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +131,8 @@ class _Applying:
         self._log = LogReader(connection)
         self._cursor = self._stored = cursor
         self._next_store = self._next_ack = 0.0
+        told = {"messaging.system": "redis", "messaging.destination.name": self._topic.name}
+        self._work = f"apply {self._projection.name}", SpanKind.CONSUMER, told
         self._handled: list[str] = []  # done, but pending in the group
 
     @classmethod
@@ -257,8 +261,9 @@ class _Applying:
                 await self._apply_one(place, fact)
             return
         try:
-            operations = [op for _, fact in batch for op in self._projection.reduce(fact)]
-            await self._store(batch[-1][0], operations)
+            with telemetry.batch(*self._work, (_cause(fact) for _, fact in batch)):
+                operations = [op for _, fact in batch for op in self._projection.reduce(fact)]
+                await self._store(batch[-1][0], operations)
         except (psycopg.OperationalError, psycopg.InterfaceError, RedisError, OSError):
             raise
         except Exception:  # noqa: BLE001 - a reducer's bug: find which event, park its aggregate
@@ -337,6 +342,10 @@ class _Progress:
         place = await checkpoint(self._connection, *names)
         waiting, _ = await LogReader(self._connection).entries(self._runner.topic, place, limit=2)
         return place if waiting else Leadership.IDLE
+
+
+def _cause(fact: Fact) -> Cause:
+    return Cause(fact.metadata.get("traceparent"), fact.occurred_at, fact.position)
 
 
 def _fenced(error: psycopg.DatabaseError) -> psycopg.DatabaseError:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from fastapi import Request, Response
 from psycopg_pool import PoolTimeout
 
+from caracal import telemetry
 from caracal.errors import CaracalError, Unavailable
 from caracal.events.base import Aggregate, acting
 from caracal.events.store.appender import Appender
@@ -18,7 +19,6 @@ from caracal.projections.query import Db
 from caracal.projections.waiter import Waiter
 from caracal.services.cascade import Ground
 from caracal.services.connections import Pool, pool
-from caracal.services.http import traceparent_of
 from caracal.settings import Settings
 
 Thing = TypeVar("Thing", bound=Aggregate)
@@ -112,7 +112,7 @@ class CommandCall:
             status_code=route.status_code or 200,
             action=f"{self.request.method} {self.request.scope['path']}",
             request_id=self.request_id,
-            traceparent=traceparent_of(self.request.scope),
+            traceparent=telemetry.traceparent(),
             **self.actor,
         ):
             yield

@@ -10,7 +10,7 @@ import orjson
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from caracal import __version__
+from caracal import __version__, telemetry
 from caracal.errors import CaracalError, MethodNotAllowed, TooMany, Unauthenticated
 from caracal.events.store.redis import GONE
 from caracal.projections.tail import Tail
@@ -18,6 +18,7 @@ from caracal.services.connections import Pool
 from caracal.services.drain import draining
 from caracal.services.http import (
     HARDENING,
+    ROUTE,
     App,
     Receive,
     Scope,
@@ -106,6 +107,7 @@ class Health:
             elif scope["type"] != "http" or (route := routes.get(scope["path"])) is None:
                 await app(scope, receive, send)
             elif scope["method"] in ("GET", "HEAD"):
+                scope.setdefault("state", {})[ROUTE] = scope["path"]
                 await route(scope, send)  # the server leaves the body of a HEAD out
             else:
                 refusal = MethodNotAllowed("method_not_allowed", "this path has GET only")
@@ -166,7 +168,7 @@ class Health:
     def collect(self) -> list[Metric]:
         """Return the counters for Prometheus; nested names are joined by ``_``."""
         counters = self._counters()
-        flat = _flat(counters, self._prefix)
+        flat = _flat({**counters, **telemetry.counts()}, self._prefix)
         labelled = [_labelled(name, v) for name, v in counters.items() if isinstance(v, ByLabel)]
         return [*(_metric(name, value) for name, value in flat.items()), *labelled]
 

@@ -39,13 +39,15 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Header = tuple[bytes, bytes]
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
-_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_KNOWN_ID = "caracal.request_id"
 HARDENING: list[Header] = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-store"),
 ]
 """Headers of every answer of ours."""
+ROUTE = "route"
+"""Key in a scope's ``state``: the template of the route, where no framework says it."""
 
 
 class TooSlow(Refusal):
@@ -75,17 +77,13 @@ def client_address(scope: Scope) -> str:
 
 
 def request_id_of(scope: Scope) -> str:
-    """Return the caller's ``X-Request-Id`` when well formed, else a fresh UUIDv7."""
-    given = header(scope, b"x-request-id")
-    if given is not None and _REQUEST_ID.fullmatch(given):
-        return given.decode()
-    return new_id()
-
-
-def traceparent_of(scope: Scope) -> str | None:
-    """Return the caller's ``traceparent`` when well formed (W3C Trace Context, section 3.2)."""
-    given = header(scope, b"traceparent")
-    return given.decode() if given is not None and _TRACEPARENT.fullmatch(given) else None
+    """Return the caller's ``X-Request-Id`` when well formed, else a UUIDv7; always the same."""
+    known: str | None = scope.get(_KNOWN_ID)
+    if known is None:
+        given = header(scope, b"x-request-id")
+        well_formed = given is not None and _REQUEST_ID.fullmatch(given)
+        known = scope[_KNOWN_ID] = given.decode() if given and well_formed else new_id()
+    return known
 
 
 def error_body(error: CaracalError, request_id: str) -> bytes:

@@ -24,6 +24,7 @@ from caracal.services.protocol import protocol_class
 from caracal.services.proxy_headers import behind_proxy
 from caracal.services.websocket import QuietWebSocket
 from caracal.settings import Service, Settings
+from caracal.telemetry import TraceOfRecord
 
 ASGIApp = Callable[[Any, Any, Any], Any]
 CreateApp = Callable[[Settings], ASGIApp]
@@ -94,10 +95,12 @@ def serve(app: ASGIApp, settings: Settings, listener: socket.socket) -> int:
     Raises:
         StartError: the lifespan refused to start.
     """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(TraceOfRecord())
     logging.basicConfig(
         level=settings.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s %(message)s%(trace)s",
+        handlers=[handler],
     )
     guarded = _Startup(app)
     server = _Server(_config(guarded, settings), settings.shutdown_grace_ms / 1000)

@@ -18,12 +18,14 @@ import psycopg
 from eventsourcing.persistence import StoredEvent
 from psycopg import AsyncConnection
 
+from caracal import telemetry
 from caracal.errors import Unavailable
 from caracal.events.guards import Guard
 
 MAX_BATCH = 200
 _GUARD_REFUSED = "CA001"
 _SAME_VERSION = "log_version"
+_APPEND = {"db.system.name": "postgresql", "db.stored_procedure.name": "append_events"}
 _PATIENCE_SECONDS = 2.0  # that a request waits for a lost database
 
 
@@ -100,7 +102,12 @@ class Appender:
             self._queue.put_nowait(request)
         except asyncio.QueueFull:
             raise _unavailable() from None
-        return await request.answer
+        with telemetry.span("append", _APPEND, kind=telemetry.SpanKind.CLIENT) as span:
+            positions = await request.answer
+            if span:
+                span.set("caracal.events", [event.topic for event in events])
+                span.set("caracal.position", positions[-1])
+            return positions
 
     async def _run(self) -> None:
         while True:

@@ -20,7 +20,7 @@ import psycopg
 from psycopg import AsyncConnection
 from redis.asyncio import Redis
 
-from caracal import clock
+from caracal import clock, telemetry
 from caracal.events.record import Record
 from caracal.events.store.entries import (
     ZERO,
@@ -39,6 +39,7 @@ from caracal.events.store.redis_line import RedisLine, script
 from caracal.events.store.waking import Waking
 from caracal.events.topics import HEARTBEAT, HEARTBEAT_MAXLEN, RELAYED_MAXLEN, TOPICS, Topic
 from caracal.stream_signature import FIELD
+from caracal.telemetry import Cause, SpanKind
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ _CHUNK = 200  # entries a Lua call; one call's arguments stay far below Lua's li
 _BEAT_SECONDS = 0.5
 _YIELD_SECONDS = 0.01
 _LOCK = 4846791580151137092
+_RELAYING = {"messaging.system": "redis"}
 
 
 def _script(name: str) -> str:
@@ -172,7 +174,8 @@ class _Publishing:
             records = await self._log.records(self._done, limit=_BATCH)
             in_step = True
             if records or time.monotonic() >= self._next_beat:
-                in_step = await self._publish(records)
+                with telemetry.batch("relay", SpanKind.PRODUCER, _RELAYING, map(_cause, records)):
+                    in_step = await self._publish(records)
             if not in_step and not self._leads:
                 return
             if not in_step:
@@ -324,6 +327,11 @@ class _Publishing:
         fields.pop(FIELD, None)
         prev = await self._log.before(topic, head)
         return fields == {**entry.fields, "position": str(head.position), "prev": str(prev)}
+
+
+def _cause(record: Record) -> Cause:
+    meta = record.state["meta"]
+    return Cause(meta.get("traceparent"), record.state["timestamp"], record.position)
 
 
 def _beats(redis: Redis) -> Any:

@@ -52,6 +52,7 @@ from caracal.services.documented import operation_id
 from caracal.services.health import Health
 from caracal.services.http import App, Body, Edge
 from caracal.services.refused_requests import Actor, Recorded, recording
+from caracal.services.traced import FASTAPI_OFF, Traced, exporting
 from caracal.settings import Settings
 
 ROUTERS = (
@@ -92,6 +93,7 @@ def create_app(settings: Settings) -> App:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            await stack.enter_async_context(exporting(settings, health))
             stack.push_async_callback(registrations.close)
             app.state.api = await _start(settings, view, stack)
             health.watch(
@@ -129,7 +131,7 @@ def create_app(settings: Settings) -> App:
         actor=_actor,
         zone=lambda scope: view.known_zone(zone_of(scope)),
     )
-    return health.around(recorded, lifespan=app)
+    return Traced(health.around(recorded, lifespan=app))
 
 
 def _actor(state: Mapping[str, Any]) -> Actor | None:
@@ -149,6 +151,7 @@ def routes(lifespan: Lifespan | None = None, *, local_bootstrap: bool = True) ->
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=operation_id,
+        telemetry=FASTAPI_OFF,
     )
     for router in routers:
         app.include_router(router)

@@ -39,6 +39,7 @@ from caracal.services.health import Health
 from caracal.services.http import App, Edge
 from caracal.services.jwks import jwks_fetcher
 from caracal.services.refused_requests import Actor, Recorded, recording
+from caracal.services.traced import FASTAPI_OFF, Traced, exporting
 from caracal.settings import Settings
 
 ROUTERS = (
@@ -71,6 +72,7 @@ def create_app(settings: Settings) -> App:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            await stack.enter_async_context(exporting(settings, health))
             app.state.coordinator = started = await _start(settings, stack)
             health.watch(
                 database=started.pool,
@@ -101,7 +103,7 @@ def create_app(settings: Settings) -> App:
         actor=_actor,
         zone=lambda scope: parts().view.known_zone(zone_of(scope)),
     )
-    return health.around(recorded, lifespan=app)
+    return Traced(health.around(recorded, lifespan=app))
 
 
 def _actor(state: Mapping[str, Any]) -> Actor | None:
@@ -120,6 +122,7 @@ def routes(lifespan: Lifespan | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=operation_id,
+        telemetry=FASTAPI_OFF,
     )
     for router in ROUTERS:
         app.include_router(router)

@@ -33,6 +33,7 @@ from caracal.services.gateway.websockets import Dial, WebSockets
 from caracal.services.health import Check, Health
 from caracal.services.http import App, Receive, Scope, Send
 from caracal.services.jwks import jwks_fetcher
+from caracal.services.traced import Traced, exporting
 from caracal.services.upstream_guard import UpstreamGuard
 from caracal.settings import Settings
 from caracal.tasks import cancelled
@@ -91,10 +92,11 @@ def create_app(settings: Settings, gateway: Gateway | None = None) -> App:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            await stack.enter_async_context(exporting(settings, health))
             await _start(settings, gateway, health, stack)
             yield
 
-    return dated(health.around(gateway, lifespan=Starlette(lifespan=lifespan)))
+    return Traced(dated(health.around(gateway, lifespan=Starlette(lifespan=lifespan))))
 
 
 async def _start(

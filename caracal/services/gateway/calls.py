@@ -9,6 +9,7 @@ from typing import Any
 
 from yarl import URL
 
+from caracal import telemetry
 from caracal.services.gateway.answers import count, refusal_headers
 from caracal.services.gateway.call_context import call_context
 from caracal.services.gateway.checks import Checked, Checks, Known
@@ -93,6 +94,7 @@ class Calls:
             Ended: by a revocation.
         """
         stream.hang_on(checked.anchors)
+        telemetry.note(zone_id=checked.inbound.zone_id, resource_id=checked.resource["id"])
         mcp = checked.resource["protocol"] == "mcp"
         context = call_context(scope.get("method", "GET"), scope["path"], body, mcp=mcp)
         granted = await self._exchange(_form(checked, context), request_id)

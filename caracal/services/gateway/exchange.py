@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import orjson
 
+from caracal import telemetry
 from caracal.services.gateway.refusals import CircuitOpen, ExchangeRefused, StsUnavailable
 from caracal.services.gateway_signature import sign
 
@@ -51,7 +52,8 @@ class Exchange:
     ) -> None:
         self._session, self._key = session, key
         self._url = f"{sts_url}{_PATH}"
-        self._path = urlsplit(self._url).path
+        parts = urlsplit(self._url)
+        self._path, self._host, self._port = parts.path, parts.hostname or "", parts.port
         self._timeout = aiohttp.ClientTimeout(total=timeout)
         self._failures = 0
         self._open_until = 0.0
@@ -100,12 +102,15 @@ class Exchange:
             "X-Request-Id": request_id,
             **signature,
         }
-        async with self._session.post(
-            self._url, data=body, headers=headers, timeout=self._timeout, allow_redirects=False
-        ) as answer:
-            limit = _MAX_SUCCESS if answer.status == 200 else _MAX_ERROR
-            content = await _bounded(answer.content, limit)
-            return _Answer(answer.status, content, answer.headers.get("Retry-After", ""))
+        with telemetry.calling("POST", self._host, self._port) as span:
+            headers |= telemetry.passed_on()
+            async with self._session.post(
+                self._url, data=body, headers=headers, timeout=self._timeout, allow_redirects=False
+            ) as answer:
+                span.answered(answer.status, fails_at=400)
+                limit = _MAX_SUCCESS if answer.status == 200 else _MAX_ERROR
+                content = await _bounded(answer.content, limit)
+                return _Answer(answer.status, content, answer.headers.get("Retry-After", ""))
 
     def _count_failure(self) -> None:
         self._failures += 1

@@ -8,6 +8,7 @@ import logging
 import aiohttp
 from yarl import URL
 
+from caracal import telemetry
 from caracal.errors import BadInput, CaracalError
 from caracal.services.gateway.calls import Call
 from caracal.services.gateway.headers import as_text
@@ -56,7 +57,9 @@ class Forwarder:
         url = call.url()
         await self._guard.check(url)
         upload.check()
-        answer = await self._answer(call, url, upload)
+        with telemetry.calling(call.scope["method"], url.host or "", url.port) as span:
+            answer = await self._answer(call, url, upload)
+            span.answered(answer.status, fails_at=400)
         try:
             stream.endless = answer.content_type == "text/event-stream"
             await _relay(answer, reply)

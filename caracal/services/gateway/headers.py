@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from caracal import telemetry
 from caracal.trace import foreign_baggage, kept_traceparent, new_traceparent
 
 Header = tuple[bytes, bytes]
@@ -106,7 +107,7 @@ def upstream_headers(
 
 def _context(read: dict[bytes, list[bytes]], request_id: str, provider_mode: bool) -> list[Header]:
     kept = kept_traceparent(read[b"traceparent"])
-    context = [(b"traceparent", kept or new_traceparent(request_id))]
+    context = [(b"traceparent", kept or _begun(request_id))]
     if kept:  # W3C Trace Context, section 3.3: no tracestate without its traceparent
         context += [(b"tracestate", value) for value in read[b"tracestate"]]
     if not provider_mode:
@@ -114,6 +115,12 @@ def _context(read: dict[bytes, list[bytes]], request_id: str, provider_mode: boo
     elif baggage := foreign_baggage(read[b"baggage"]):
         context.append((b"baggage", baggage))
     return context
+
+
+def _begun(request_id: str) -> bytes:
+    """Return the ``traceparent`` of a trace that begins here; of our span, if there is one."""
+    here = telemetry.traceparent() if telemetry.is_on() else None
+    return f"{here[:-2]}01".encode() if here else new_traceparent(request_id)
 
 
 def may_trail(method: str, status: int, http_version: str) -> bool:

@@ -8,6 +8,7 @@ import time
 import aiohttp
 from aiohttp import ClientWebSocketResponse, WSMsgType
 
+from caracal import telemetry
 from caracal.services.gateway.calls import Call, Calls
 from caracal.services.gateway.checks import Known
 from caracal.services.gateway.forward import upstream_failure
@@ -51,17 +52,18 @@ class Dial:
         """
         url = call.url()
         await self._guard.check(url)
-        headers = [line for line in call.headers(url) if not line[0].startswith(_HANDSHAKE)]
         try:
-            async with asyncio.timeout(self._timeout):
-                return await self._session.ws_connect(
-                    url,
-                    headers=as_text(headers),
-                    protocols=call.scope["subprotocols"],
-                    heartbeat=_HEARTBEAT,
-                    max_msg_size=MAX_MESSAGE,
-                    timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_SECONDS),
-                )
+            with telemetry.calling("GET", url.host or "", url.port):
+                headers = [line for line in call.headers(url) if not line[0].startswith(_HANDSHAKE)]
+                async with asyncio.timeout(self._timeout):
+                    return await self._session.ws_connect(
+                        url,
+                        headers=as_text(headers),
+                        protocols=call.scope["subprotocols"],
+                        heartbeat=_HEARTBEAT,
+                        max_msg_size=MAX_MESSAGE,
+                        timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_SECONDS),
+                    )
         except aiohttp.WSServerHandshakeError as error:
             raise _declined(error) from None
         except (aiohttp.ClientError, OSError, TimeoutError) as error:

@@ -55,6 +55,7 @@ from caracal.services.sts.token_endpoint import TokenEndpoint
 from caracal.services.sts.token_exchange import Rules, TokenExchange
 from caracal.services.sts.token_request import MAX_BODY
 from caracal.services.sts.view import StsView
+from caracal.services.traced import Traced, exporting
 from caracal.services.upstream_guard import UpstreamGuard
 from caracal.settings import Settings
 
@@ -67,10 +68,12 @@ def create_app(settings: Settings) -> App:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            await stack.enter_async_context(exporting(settings, health))
             routes.table = await _start(settings, view, health, stack)
             yield
 
-    return health.around(Edge(routes, body_limit=MAX_BODY), lifespan=Starlette(lifespan=lifespan))
+    edge = Edge(routes, body_limit=MAX_BODY)
+    return Traced(health.around(edge, lifespan=Starlette(lifespan=lifespan)))
 
 
 async def _start(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from caracal import telemetry
 from caracal.errors import Unavailable
 from caracal.events.base import Fact
 from caracal.policy.beat import label
@@ -102,7 +103,12 @@ class Policies:
         if self._is_parked(zone_id, current):
             return Ruling(deny("policy_parked"), None)
         try:
-            return Ruling(await self._decide(zone_id, current, policy_input, patient), current)
+            with telemetry.span("evaluate policy") as span:
+                decision = await self._decide(zone_id, current, policy_input, patient)
+                if span:
+                    span.set("caracal.policy_set_version_id", current.policy_set_version_id)
+                    span.set("caracal.decision", decision.decision)
+            return Ruling(decision, current)
         except PolicyCompileError as error:
             self.counters.eval_errors += 1
             logger.error("policy %s is gone: %s", current.bundle.manifest_sha256, error)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from caracal import telemetry
 from caracal.errors import BadInput, Forbidden, NotFound
 from caracal.events.base import acting
 from caracal.events.session import Session
@@ -67,6 +68,7 @@ class Revocation:
             actor=application_id,
             action="POST /oauth/2/revoke",
             request_id=asked.call.request_id,
+            traceparent=telemetry.traceparent(),
         ):
             try:
                 return await retrying(command)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from caracal.errors import BadInput, MethodNotAllowed, NotFound, Unavailable
-from caracal.services.http import App, Receive, Scope, Send, header
+from caracal.services.http import ROUTE, App, Receive, Scope, Send, header
 from caracal.services.sts.view import StsView
 
 _PARAMETER = re.compile(r"/(zones|step-up)/([^/]+)")
@@ -42,9 +42,11 @@ class Routes:
         if route is None and (found := _PARAMETER.search(path)) is not None:
             name = _NAMES[found[1]]
             scope["path_params"] = {name: found[2]}
-            route = self.table.get(f"{path[: found.start(2)]}{{{name}}}{path[found.end(2) :]}")
+            path = f"{path[: found.start(2)]}{{{name}}}{path[found.end(2) :]}"
+            route = self.table.get(path)
         if route is None:
             raise NotFound("not_found", "there is no such route")
+        scope["state"][ROUTE] = path
         method, handler = route
         if scope["method"] != method:
             raise MethodNotAllowed("method_not_allowed", f"the route has {method} only")

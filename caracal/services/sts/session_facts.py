@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 
+from caracal import telemetry
 from caracal.errors import CaracalError, NotFound
 from caracal.events.base import acting
 from caracal.events.session import Session
@@ -90,5 +91,6 @@ def _acting(claims: Claims, request_id: str) -> Iterator[None]:
         actor=claims["client_id"],
         action="POST /oauth/2/token",
         request_id=request_id,
+        traceparent=telemetry.traceparent(),
     ):
         yield

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
+from caracal import telemetry
 from caracal.events.store.audit_entry import Prebuilt
 from caracal.events.store.audit_writer import AuditWriter
 from caracal.events.store.redis import GONE
@@ -77,6 +78,7 @@ class Settlements:
     def __init__(self, line: RedisLine, writer: AuditWriter) -> None:
         self._line, self._writer = line, writer
 
+    @telemetry.spanned("settle")
     async def settle(self, settlement: Settlement) -> Settled:
         """Settle an exchange.
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from caracal import clock
+from caracal import clock, telemetry
 from caracal.errors import CaracalError, NotFound, TooMany, Unauthenticated
 from caracal.events.base import acting
 from caracal.events.challenge import Challenge
@@ -167,4 +167,10 @@ def _challenge(
 
 
 def _acting(zone_id: str, actor: str, request_id: str) -> AbstractContextManager[Any]:
-    return acting(zone_id=zone_id, actor=actor, action="POST /oauth/2/token", request_id=request_id)
+    return acting(
+        zone_id=zone_id,
+        actor=actor,
+        action="POST /oauth/2/token",
+        request_id=request_id,
+        traceparent=telemetry.traceparent(),
+    )

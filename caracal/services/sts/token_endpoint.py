@@ -20,6 +20,7 @@ import aiohttp
 import orjson
 from yarl import URL
 
+from caracal import telemetry
 from caracal.errors import CaracalError
 from caracal.services.jwks import bounded
 from caracal.services.sts.provider_directive import NOT_PROVISIONED, REFRESH_FAILED, NoCredential
@@ -125,12 +126,14 @@ class TokenEndpoint:
     async def _asked(self, client: Client, form: Mapping[str, str]) -> Issued:
         body, headers = client.request(form)
         try:
-            async with asyncio.timeout(CALL_SECONDS):
-                await self._guard.check(client.url)
-                async with self._session.post(
-                    client.url, data=body, headers=headers, allow_redirects=False
-                ) as answer:
-                    return await _read(answer)
+            with telemetry.calling("POST", client.url.host or "", client.url.port) as span:
+                async with asyncio.timeout(CALL_SECONDS):
+                    await self._guard.check(client.url)
+                    async with self._session.post(
+                        client.url, data=body, headers=headers, allow_redirects=False
+                    ) as answer:
+                        span.answered(answer.status, fails_at=400)
+                        return await _read(answer)
         except (aiohttp.ClientError, OSError) as error:  # their texts may tell of the request
             raise Failed(f"the provider cannot be asked: {type(error).__name__}", again=True) from (
                 None

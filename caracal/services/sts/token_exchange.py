@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import orjson
 
+from caracal import telemetry
 from caracal.errors import Forbidden, InternalError
 from caracal.events.store.log import Saved
 from caracal.ids import new_id
@@ -81,6 +82,7 @@ class TokenExchange:
             exchange = await self.admission.admitted(call)
         except Refused as refused:
             raise await self.recorder.refused(call, refused) from None
+        telemetry.note(zone_id=exchange.zone.id, application_id=str(exchange.application["id"]))
         verdicts = await self._verdicts(exchange)
         try:
             return await self._concluded(call, exchange, verdicts)

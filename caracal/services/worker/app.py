@@ -16,6 +16,7 @@ from caracal.projections.runner import Runner
 from caracal.services.connections import pool, rings
 from caracal.services.health import Health
 from caracal.services.http import App, Edge, no_route
+from caracal.services.traced import Traced, exporting
 from caracal.services.worker.audit import AuditJobs
 from caracal.services.worker.sweep import Sweeper, sweeps
 from caracal.settings import Settings
@@ -29,6 +30,7 @@ def create_app(settings: Settings) -> App:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            await stack.enter_async_context(exporting(settings, health))
             connections = await stack.enter_async_context(pool(settings))
             relay, runners = _relay(settings), _runners(settings)
             audit = AuditJobs(settings)
@@ -56,7 +58,7 @@ def create_app(settings: Settings) -> App:
             yield
 
     app = Starlette(lifespan=lifespan)
-    return health.around(Edge(no_route, body_limit=0), lifespan=app)
+    return Traced(health.around(Edge(no_route, body_limit=0), lifespan=app))
 
 
 def _relay(settings: Settings) -> Relay:
