@@ -71,10 +71,10 @@ class Export:
 
     async def stop(self) -> None:
         """Send what there is, as far as the collector takes it soon; end."""
-        telemetry.use(None)
         sending: list[Thread] = []
         if self._metrics is not None:
             sending += await self._metrics.stop()
+        telemetry.use(None)
         if self._spans is not None:
             sending.append(_begun(self._spans.provider.shutdown))
         limit = time.monotonic() + STOP_SECONDS

@@ -29,6 +29,8 @@ class Upstream:
     def __init__(self) -> None:
         self.calls = 0
         self.url = ""
+        self.mandates: list[str] = []
+        self.traceparents: list[str] = []
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[Upstream]:
@@ -47,6 +49,8 @@ class Upstream:
 
     async def _answer(self, request: web.Request) -> web.Response:
         self.calls += 1
+        self.mandates.append(request.headers.get("Authorization", "").partition(" ")[2])
+        self.traceparents.append(request.headers.get("traceparent", ""))
         return web.json_response({"answer": request.path})
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
