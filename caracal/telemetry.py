@@ -16,14 +16,13 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from opentelemetry import context, trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace import Span, Status, StatusCode, Tracer
+from opentelemetry.trace import SpanKind as SpanKind
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from caracal import clock
 from caracal.errors import CaracalError
 from caracal.trace import kept_traceparent
-
-__all__ = ["SpanKind"]
 
 Headers = Sequence[tuple[bytes, bytes]]
 Args = ParamSpec("Args")

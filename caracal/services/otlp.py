@@ -42,8 +42,26 @@ STOP_SECONDS = 1.0
 """How long the end of a process may wait for the collector."""
 
 _LOOK_SECONDS = 0.01
+_LINE_SECONDS = 60.0
 _SCOPE = InstrumentationScope("caracal", __version__)
 _logger = logging.getLogger(__name__)
+
+
+class _Seldom(logging.Filter):
+    """Lets one line a minute pass: a collector that is gone is no news each time."""
+
+    _next = 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        now = time.monotonic()
+        if now < self._next:
+            return False
+        self._next = now + _LINE_SECONDS
+        return True
+
+
+for _exporter in (OTLPSpanExporter, OTLPMetricExporter):
+    logging.getLogger(_exporter.__module__).addFilter(_Seldom())
 
 
 class Export:
@@ -207,7 +225,7 @@ class _Metrics:
         """Send for the last time; return the threads at it."""
         if self._task is not None:
             await cancelled(self._task)
-        self._send()
+        self._send(self._exporter.shutdown)
         return [self._sending] if self._sending is not None else []
 
     async def _run(self) -> None:
@@ -215,7 +233,7 @@ class _Metrics:
             await asyncio.sleep(self._seconds)
             self._send()
 
-    def _send(self) -> None:
+    def _send(self, then: Callable[[], None] = lambda: None) -> None:
         if self._sending is not None and self._sending.is_alive():
             return  # the numbers are sums: the next ones tell all
         try:
@@ -223,7 +241,12 @@ class _Metrics:
         except Exception:
             _logger.exception("metrics cannot be collected")
             return
-        self._sending = _begun(lambda: self._exporter.export(data))
+
+        def send() -> None:
+            self._exporter.export(data)
+            then()
+
+        self._sending = _begun(send)
 
     def _data(self) -> MetricsData:
         metrics = [metric for family in self._collect() for metric in self._of(family)]

@@ -81,9 +81,10 @@ def _server_span(scope: Scope, known: str, method: str) -> telemetry.Nothing:
     }
     if known != method:
         attributes["http.request.method_original"] = method
-    token = trace_id.set(int(new_traceparent(request_id)[3:35], 16))
+    parent = _parent(scope)
+    token = trace_id.set(None if parent else int(new_traceparent(request_id)[3:35], 16))
     try:
-        return telemetry.span(known, attributes, kind=SpanKind.SERVER, parent=_parent(scope))
+        return telemetry.span(known, attributes, kind=SpanKind.SERVER, parent=parent)
     finally:
         trace_id.reset(token)
 

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -27,7 +28,7 @@ def trace(trace_id: str, flags: str = "01") -> str:
     return f"00-{trace_id}-{'c1' * 8}-{flags}"
 
 
-MUTATION, CALL, UNSAMPLED = "a1" * 16, "b2" * 16, "d4" * 16
+MUTATION, CALL, UNSAMPLED, LOGGED = "a1" * 16, "b2" * 16, "d4" * 16, "e5" * 16
 
 
 @dataclass
@@ -38,6 +39,7 @@ class Told:
     begun: str
     secrets: list[str]
     received: list[str]
+    log: Path
 
     def one(self, trace_id: str, service: str, name: str, kind: int | None = None) -> Seen:
         return self.collector.one(trace_id, service, name, kind)
@@ -53,7 +55,8 @@ async def told(making: Making) -> AsyncIterator[Told]:
         async with new_tenant(product) as (tenant, upstream):
             begun, secrets = await _done(tenant, upstream)
         await _stopped(product)
-        yield Told(collector, begun, secrets, upstream.traceparents)
+        log = product.directory / "gateway.log"
+        yield Told(collector, begun, secrets, upstream.traceparents, log)
 
 
 async def _done(tenant: Tenant, upstream: Upstream) -> tuple[str, list[str]]:
@@ -65,9 +68,18 @@ async def _done(tenant: Tenant, upstream: Upstream) -> tuple[str, list[str]]:
     token = await tenant.ambient()
     begun = await _called(tenant, token, {})
     given = await _called(tenant, token, {"traceparent": trace(CALL)})
+    await _unreachable(tenant, token)
     assert (made.status, left_out.status, begun.status, given.status) == (201, 201, 200, 200)
     secrets = [token, tenant.application["client_secret"], QUERY, PATH, *upstream.mandates]
     return begun.request_id, secrets
+
+
+async def _unreachable(tenant: Tenant, token: str) -> None:
+    """Call an upstream that is not there: the Gateway's log says so."""
+    path = f"{tenant.path}/resources/{tenant.resource['id']}"
+    moved = await tenant.caller.operate("PATCH", path, {"upstream_url": "http://127.0.0.1:1"})
+    headers = {"traceparent": trace(LOGGED), "Caracal-Min-Position": str(moved.position)}
+    assert (await _called(tenant, token, headers)).status == 502
 
 
 async def _called(tenant: Tenant, token: str, more: dict[str, str]) -> Answer:
@@ -145,7 +157,7 @@ def test_every_service_says_who_it_is(told: Told) -> None:
 
 def test_metrics_are_those_of_the_metrics_route(told: Told) -> None:
     metrics = told.collector.metrics
-    assert metrics["caracal-gateway", "caracal_gateway_requests_total"] == [2.0]
+    assert metrics["caracal-gateway", "caracal_gateway_requests_total"] == [3.0]
     assert metrics["caracal-sts", "caracal_sts_opa_eval_total"][0] >= 2.0
     assert metrics["caracal-worker", "caracal_worker_relay_position"][0] > 0
     assert metrics["caracal-api", "caracal_api_otel_spans_dropped_total"] == [0.0]
@@ -157,3 +169,10 @@ def test_no_secret_is_told(told: Told) -> None:
     for secret in (*told.secrets, *_KEYS.values()):
         assert secret.encode() not in sent
         assert secret.partition(".")[2].encode() not in sent or "." not in secret
+
+
+def test_a_log_line_names_its_span(told: Told) -> None:
+    (line,) = [one for one in told.log.read_text().splitlines() if "upstream unreachable" in one]
+    call = told.one(LOGGED, "gateway", "GET", CLIENT)
+    assert call.failed
+    assert line.endswith(f" trace_id={LOGGED} span_id={call.span_id}")
