@@ -266,7 +266,10 @@ async def test_a_malformed_variable_stops_the_start(
 
 @pytest.mark.parametrize("holds", [True, False], ids=["hangs", "is not there"])
 async def test_a_collector_that_takes_nothing(
-    http: httpx.AsyncClient, quick: pytest.MonkeyPatch, holds: bool
+    http: httpx.AsyncClient,
+    quick: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    holds: bool,
 ) -> None:
     quick.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "16")
     quick.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "8")
@@ -283,6 +286,8 @@ async def test_a_collector_that_takes_nothing(
         assert time.monotonic() - began < otlp.STOP_SECONDS + 2
         collector.released.set()
         assert not telemetry.is_on()
+    told = [record.name for record in caplog.records if record.name.startswith("opentelemetry")]
+    assert len(told) == len(set(told))  # of each exporter one line a minute
 
 
 def test_fastapi_s_own_telemetry_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
