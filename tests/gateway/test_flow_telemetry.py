@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from urllib.parse import quote
 
 import pytest
 from aiohttp import web
@@ -85,6 +86,15 @@ async def test_a_refusal_of_the_sts_is_a_failed_call_of_ours(
     server = await told(spans, SpanKind.SERVER, "GET")
     assert (asked.attributes or {})["error.type"] == "403"
     assert "error.type" not in (server.attributes or {})
+
+
+async def test_own_paths_have_names(scene: Scene, spans: Recording) -> None:
+    own = "/.well-known/oauth-protected-resource"
+    path = f"{own}/{scene.tenant.id}/{quote(scene.resource, safe='')}"
+    assert (await scene.http.get(scene.url + path)).status_code == 200
+    await told(spans, SpanKind.SERVER, f"GET {own}")
+    assert (await scene.http.get(f"{scene.url}/health")).status_code == 200
+    await told(spans, SpanKind.SERVER, "GET /health")
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+import orjson
 import pytest
 
 from caracal import mandate
@@ -60,3 +61,15 @@ async def test_what_was_opened_can_be_exchanged_and_named(world: World) -> None:
     assert (claims["sid"], claims["root_sid"], claims["use"]) == (sid, sid, "per_call")
     assert "caracal-position" not in answer.headers
     assert (await world.exchange(session_id=sid)).status_code == 200
+
+
+async def test_the_session_s_event_keeps_the_caller_s_trace(world: World) -> None:
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    answer = await world.post(world.tenant.form(), traceparent=trace)
+    async with world.log._pool.connection() as db:
+        cursor = await db.execute(
+            "SELECT state FROM log WHERE position = %s", (answer.headers["caracal-position"],)
+        )
+        row = await cursor.fetchone()
+    assert row is not None
+    assert orjson.loads(row[0])["meta"]["traceparent"] == trace

@@ -5,9 +5,10 @@ from __future__ import annotations
 import orjson
 
 from caracal.errors import CaracalError, Unavailable
-from caracal.services.gateway.metadata import base_url, document, is_metadata
+from caracal.services.gateway.metadata import WELL_KNOWN, base_url, document, is_metadata
 from caracal.services.gateway.view import GatewayView
 from caracal.services.http import (
+    ROUTE,
     App,
     Receive,
     Scope,
@@ -38,8 +39,10 @@ class OwnPaths:
             return
         try:
             if is_metadata(scope):
+                scope["state"][ROUTE] = WELL_KNOWN
                 await self._metadata(scope, send)
             elif self._is_reload(scope):
+                scope["state"][ROUTE] = _RELOAD
                 await self._reload(scope, send)
             else:
                 await self._proxy(scope, receive, send)
