@@ -36,11 +36,13 @@ from prometheus_client.core import Metric as Family
 from caracal import __version__, telemetry
 from caracal.ids import new_id
 from caracal.services.traced import trace_id
+from caracal.settings import Settings
 from caracal.tasks import cancelled
 
 STOP_SECONDS = 1.0
-"""How long the end of a process may wait for the collector."""
+"""How long the end of a process may wait for the collector, at most; else a part of its grace."""
 
+_OF_GRACE = 0.25
 _LOOK_SECONDS = 0.01
 _LINE_SECONDS = 60.0
 _SCOPE = InstrumentationScope("caracal", __version__)
@@ -67,17 +69,16 @@ for _exporter in (OTLPSpanExporter, OTLPMetricExporter):
 class Export:
     """The export of one process; ``start`` and ``stop`` own its threads and its task."""
 
-    def __init__(
-        self, service: str, endpoint: str, collect: Callable[[], Iterable[Family]]
-    ) -> None:
+    def __init__(self, settings: Settings, collect: Callable[[], Iterable[Family]]) -> None:
         """``collect`` gives the metrics as ``/metrics`` shows them; it is asked in the event loop.
 
         Raises:
             ValueError: one of the SDK's own variables is malformed.
         """
-        self._resource = _resource(service)
-        self._spans = _Spans(self._resource, endpoint) if _wanted("TRACES") else None
-        self._metrics = _Metrics(self._resource, endpoint, collect) if _wanted("METRICS") else None
+        endpoint, resource = settings.otel_exporter_otlp_endpoint, _resource(settings.service)
+        self._spans = _Spans(resource, endpoint) if _wanted("TRACES") else None
+        self._metrics = _Metrics(resource, endpoint, collect) if _wanted("METRICS") else None
+        self._patience = min(STOP_SECONDS, settings.shutdown_grace_ms / 1000 * _OF_GRACE)
 
     def start(self) -> None:
         """Begin to export."""
@@ -95,7 +96,7 @@ class Export:
         telemetry.use(None)
         if self._spans is not None:
             sending.append(_begun(self._spans.provider.shutdown))
-        limit = time.monotonic() + STOP_SECONDS
+        limit = time.monotonic() + self._patience
         while any(thread.is_alive() for thread in sending):
             if time.monotonic() > limit:
                 _logger.warning("the collector does not answer: the last telemetry is lost")

@@ -122,7 +122,7 @@ async def exporting(settings: Settings, health: Health) -> AsyncIterator[None]:
     from caracal.services.otlp import Export  # the SDK costs a process time to start
 
     try:
-        export = Export(settings.service, settings.otel_exporter_otlp_endpoint, health.collect)
+        export = Export(settings, health.collect)
     except ValueError as error:
         raise StartError(f"a variable of OpenTelemetry is malformed: {error}") from error
     export.start()

@@ -200,7 +200,7 @@ async def test_without_a_collector_nothing_runs_for_it(http: httpx.AsyncClient) 
 
 def test_without_a_collector_the_exporter_is_not_even_imported() -> None:
     program = (
-        "import sys; import caracal.services.gateway.app, caracal.services.worker.app\n"
+        "import sys; import caracal.services.traced\n"
         "sys.exit(any(n.startswith('opentelemetry.exporter.otlp') for n in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0
