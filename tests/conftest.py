@@ -8,8 +8,10 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -19,8 +21,38 @@ from psycopg.conninfo import conninfo_to_dict
 
 from caracal.embedded import EmbeddedServers
 from caracal.projections.schema import prepare
+from tests import scheduling
 
 _numbers = itertools.count(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items[:] = scheduling.in_order(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    if config.getvalue("dist") != "loadfile":
+        return None
+    config.option.loadscopereorder = False  # ours is by package, not by number of tests
+    return scheduling.PackageScheduling(config, log)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let programs that tests start find the product compiled, though the run is to leave nothing.
+
+    With ``PYTHONDONTWRITEBYTECODE`` each of some three hundred would compile it for itself.
+    """
+    if not sys.dont_write_bytecode:
+        yield
+        return
+    mine = tmp_path_factory.getbasetemp()
+    everybodys = mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine
+    with pytest.MonkeyPatch.context() as variables:
+        variables.delenv("PYTHONDONTWRITEBYTECODE", raising=False)  # it may have been python -B
+        variables.setenv("PYTHONPYCACHEPREFIX", str(everybodys / "bytecode"))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +60,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer
     """The servers that all tests share; a test that kills servers takes ``own_servers``."""
     shared = EmbeddedServers(tmp_path_factory.mktemp("servers"))
     shared.start()
+    _forget_power_loss(shared.database_url)
     yield shared
     shared.stop()
 
@@ -93,6 +126,16 @@ def own_servers(_stopped_servers: Path, tmp_path: Path) -> Iterator[EmbeddedServ
     own.stop()
 
 
+def _forget_power_loss(url: str) -> None:
+    """Spare the disk: a thousand databases are made and dropped, and no machine fails here.
+
+    What a killed server must keep is in the kernel's hands all the same.
+    """
+    for setting in ("fsync", "full_page_writes"):
+        _execute(url, sql.SQL("ALTER SYSTEM SET {} = off").format(sql.Identifier(setting)))
+    _execute(url, sql.SQL("SELECT pg_reload_conf()"))
+
+
 def last_redis(request: pytest.FixtureRequest) -> str:
     """Return the last Redis database, emptied: of a whole package or module of tests."""
     given = os.environ.get("CARACAL_TEST_REDIS_URL")
@@ -117,6 +160,6 @@ def _drop_database(base: str, name: str) -> None:
     _execute(base, sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
-def _execute(base: str, statement: sql.Composed) -> None:
+def _execute(base: str, statement: sql.Composable) -> None:
     with psycopg.connect(base, autocommit=True) as connection:
         connection.execute(statement)

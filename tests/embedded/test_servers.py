@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -31,6 +33,19 @@ def runtime_of(directory: Path) -> Path:
     return Path((directory / "runtime").read_text())
 
 
+@pytest.fixture(scope="module")
+def untouched(
+    _stopped_servers: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[EmbeddedServers]:
+    """Servers as the product starts them; those that the tests share are told more."""
+    directory = tmp_path_factory.mktemp("untouched") / "data"
+    shutil.copytree(_stopped_servers, directory)
+    own = EmbeddedServers(directory)
+    own.start()
+    yield own
+    own.stop()
+
+
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
@@ -43,11 +58,11 @@ def runtime_of(directory: Path) -> Path:
         ("max_connections", "200"),
     ],
 )
-def test_postgres_is_set_up(servers: EmbeddedServers, setting: str, value: str) -> None:
+def test_postgres_is_set_up(untouched: EmbeddedServers, setting: str, value: str) -> None:
     if setting == "lc_collate":
-        found = query(servers.database_url, "SELECT datcollate FROM pg_database LIMIT 1")
+        found = query(untouched.database_url, "SELECT datcollate FROM pg_database LIMIT 1")
     else:
-        found = query(servers.database_url, f"SELECT current_setting('{setting}')")
+        found = query(untouched.database_url, f"SELECT current_setting('{setting}')")
     assert found == value
 
 
