@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
 import pytest
@@ -101,9 +101,7 @@ async def running(*parts: Running) -> AsyncIterator[None]:
         yield
         assert not [task for task in tasks if task.done()]
     finally:
-        async with AsyncExitStack() as stack:
-            for task in tasks:
-                stack.push_async_callback(cancelled, task)
+        await cancelled(*tasks)
 
 
 async def eventually(

@@ -33,6 +33,15 @@ async def test_a_task_has_ended() -> None:
         assert task.done()
 
 
+async def test_many_are_told_at_once() -> None:
+    tasks = [asyncio.create_task(work()) for work in (deaf_once, failing, deaf_once) for _ in "ab"]
+    await asyncio.sleep(0)
+    began = asyncio.get_running_loop().time()
+    await cancelled(*tasks)
+    assert all(task.done() for task in tasks)
+    assert asyncio.get_running_loop().time() - began < 4 * 0.5  # of the deaf ones alone: one wait
+
+
 async def test_one_that_never_ran() -> None:
     task = asyncio.create_task(forever())
     await cancelled(task)

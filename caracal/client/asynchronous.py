@@ -99,8 +99,7 @@ class Async:
                 raise AdminCancelledError
             return None
         finally:
-            for each in tasks:
-                await cancelled(each)
+            await cancelled(*tasks)
 
     async def _fetch(self, attempt: Attempt) -> Outcome:
         body = Body()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -38,12 +38,12 @@ def settings(variables: Variables, **more: str) -> Settings:
 async def working(given: Settings) -> AsyncIterator[AuditJobs]:
     """Run the jobs."""
     jobs = AuditJobs(given)
-    async with AsyncExitStack() as stack:
-        tasks = [asyncio.create_task(job) for job in jobs.jobs()]
-        for task in tasks:
-            stack.push_async_callback(cancelled, task)
+    tasks = [asyncio.create_task(job) for job in jobs.jobs()]
+    try:
         yield jobs
         assert [task.exception() for task in tasks if task.done()] == []
+    finally:
+        await cancelled(*tasks)
 
 
 async def counted(jobs: AuditJobs, **least: int) -> None:

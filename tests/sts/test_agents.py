@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -23,6 +23,13 @@ from tests.sts.test_token_exchange import claims_of
 from tests.sts.world import World, new_world, serving
 
 SECRET = "cs_of_an_application"
+
+
+@pytest.fixture(scope="module")
+async def world(module_database_url: str, module_redis_url: str) -> AsyncIterator[World]:
+    """With a worker: each of the sessions that begin here is seen, not waited for in vain."""
+    async with new_world(module_database_url, module_redis_url, worker=True) as made:
+        yield made
 
 
 @contextmanager

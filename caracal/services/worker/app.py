@@ -39,8 +39,8 @@ def create_app(settings: Settings) -> App:
             sweeping = (sweeper.run() for sweeper in sweepers)
             jobs = [relay.run(), *projecting, *sweeping, *audit.jobs()]
             tasks = [asyncio.create_task(job) for job in jobs]
-            for task in tasks:
-                stack.push_async_callback(cancelled, task)
+            # Together: one after the other, what each takes to end would add up over all.
+            stack.push_async_callback(cancelled, *tasks)
 
             async def stalled() -> str | None:
                 return "job_stalled" if any(task.done() for task in tasks) else None
