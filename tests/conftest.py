@@ -8,11 +8,14 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import ssl
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psycopg
 import pytest
 import redis
@@ -52,6 +55,21 @@ def _compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as variables:
         variables.delenv("PYTHONDONTWRITEBYTECODE", raising=False)  # it may have been python -B
         variables.setenv("PYTHONPYCACHEPREFIX", str(everybodys / "bytecode"))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _certificates_read_once() -> Iterator[None]:
+    """Let clients that trust what everybody trusts share it: 30 ms each, and they go to http."""
+    made = httpx._config.create_ssl_context
+    everybodys = cache(made)
+
+    def create(verify: ssl.SSLContext | bool, cert: Any, trust_env: bool) -> ssl.SSLContext:
+        plain = verify is True and cert is None
+        return (everybodys if plain else made)(verify=verify, cert=cert, trust_env=trust_env)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("httpx._transports.default.create_ssl_context", create)
         yield
 
 
