@@ -9,7 +9,7 @@ import pytest
 from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import WorkerController
 
-FIRST = ("flow", "api", "embedded", "coordinator", "sts", "torture", "projections")
+FIRST = ("api", "coordinator", "flow", "embedded", "sts", "torture", "projections")
 LAST = ("gateway", "cli", "client", "policy", "events", "golden")
 
 
