@@ -78,7 +78,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer
     """The servers that all tests share; a test that kills servers takes ``own_servers``."""
     shared = EmbeddedServers(tmp_path_factory.mktemp("servers"))
     shared.start()
-    _forget_power_loss(shared.database_url)
+    _spare_time(shared.database_url)
     yield shared
     shared.stop()
 
@@ -144,13 +144,19 @@ def own_servers(_stopped_servers: Path, tmp_path: Path) -> Iterator[EmbeddedServ
     own.stop()
 
 
-def _forget_power_loss(url: str) -> None:
-    """Spare the disk: a thousand databases are made and dropped, and no machine fails here.
+_SETTINGS = {
+    "fsync": "off",  # no machine fails here; of what a killed server wrote the kernel takes care
+    "full_page_writes": "off",
+    # A drop waits for whoever is half connected, perhaps to a loop that waits for the drop.
+    "authentication_timeout": "5s",
+}
 
-    What a killed server must keep is in the kernel's hands all the same.
-    """
-    for setting in ("fsync", "full_page_writes"):
-        _execute(url, sql.SQL("ALTER SYSTEM SET {} = off").format(sql.Identifier(setting)))
+
+def _spare_time(url: str) -> None:
+    """Set the server up for a thousand databases that are made, dropped and never missed."""
+    for name, value in _SETTINGS.items():
+        statement = sql.SQL("ALTER SYSTEM SET {} = {}")
+        _execute(url, statement.format(sql.Identifier(name), sql.Literal(value)))
     _execute(url, sql.SQL("SELECT pg_reload_conf()"))
 
 
