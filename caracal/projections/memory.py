@@ -56,7 +56,8 @@ class MemoryTable:
         entries = self._indexes.setdefault(columns, {})
 
         def look_up(*values: Any) -> list[Row]:
-            return [self.rows[row_id] for row_id in sorted(entries.get(values, ()))]
+            found = entries.get(values)  # of a walk nearly all are leaves
+            return [self.rows[row_id] for row_id in sorted(found)] if found else []
 
         return look_up
 

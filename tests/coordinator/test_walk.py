@@ -59,9 +59,9 @@ def test_walks(rows: Rows, most: int) -> None:
     def edges_from(agent: str) -> list[dict[str, Any]]:
         return [row for row in rows.values() if row["source_session_id"] == agent]
 
-    nodes = walk(rows.get("e0"), edges_from, NOW, most)
+    levels = walk(rows.get("e0"), edges_from, NOW, most)
+    order = [(depth, row["id"]) for depth, level in enumerate(levels, 1) for row in level]
     expected = depths(rows, "e0", most)
-    assert {node.row["id"]: node.depth for node in nodes} == expected
-    order = [(node.depth, node.row["id"]) for node in nodes]
+    assert {edge: depth for depth, edge in order} == expected
     assert order == sorted(order)
     assert len(order) == len(expected)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import orjson
@@ -21,7 +23,7 @@ from caracal.services.coordinator.delegate import EdgeInput, delegate
 from caracal.services.coordinator.edge_answer import ActiveEdgeAnswer, EdgeAnswer, NewEdgeAnswer
 from caracal.services.coordinator.paging import Listing, PageDep, listed
 from caracal.services.coordinator.revoke import Revoked, revoke
-from caracal.services.coordinator.walk import Node, walk
+from caracal.services.coordinator.walk import walk
 from caracal.services.path import PathId, ZoneId
 
 router = APIRouter(prefix="/zones/{zone_id}", tags=["delegations"])
@@ -83,25 +85,22 @@ async def outbound(
 @router.get("/delegations/{edge_id}/traverse", response_model=list[TraverseNode])
 async def traverse(zone_id: ZoneId, edge_id: PathId, call: CallDep) -> Response:
     """Walk forward from an edge over those that hold now; each at its least depth."""
-    nodes = await _reached(call, zone_id, edge_id)
-    return _json([_told(node) for node in nodes])
+    return _json(_told(await _reached(call, zone_id, edge_id)))
 
 
 @router.get("/delegations/{edge_id}/impact", response_model=Impact)
 async def impact(zone_id: ZoneId, edge_id: PathId, call: CallDep) -> Response:
     """Tell what the revocation of an edge would reach."""
-    nodes = await _reached(call, zone_id, edge_id)
-    if not nodes:
+    depths = await _reached(call, zone_id, edge_id)
+    if not depths:
         raise delegation_not_found(edge_id)
-    agents = list(dict.fromkeys(node.row["target_session_id"] for node in nodes))
-    rows = (call.view.agent(zone_id, agent_id) for agent_id in agents)
-    sessions = dict.fromkeys(row["subject_session_id"] for row in rows if row is not None)
+    agents = list(dict.fromkeys(row["target_session_id"] for rows in depths for row in rows))
     return _json(
         {
             "edge_id": edge_id,
-            "affected_edges": [_told(node) for node in nodes],
+            "affected_edges": _told(depths),
             "affected_agents": agents,
-            "affected_subject_sessions": [sid for sid in sessions if sid is not None],
+            "affected_subject_sessions": call.view.subject_sessions(zone_id, agents),
         }
     )
 
@@ -126,10 +125,11 @@ async def _edges(call: Call, zone_id: str, page: IdPage, rows_of: Listing) -> li
     return [EdgeAnswer.of(row, now) for row in rows]
 
 
-async def _reached(call: Call, zone_id: str, edge_id: str) -> list[Node]:
+async def _reached(call: Call, zone_id: str, edge_id: str) -> list[list[Row]]:
     await _catch_up(call)
-    first, most = call.view.edge(zone_id, edge_id), call.coordinator.settings.max_depth
-    return walk(first, lambda agent: call.view.edges_from(zone_id, agent), clock.now(), most)
+    view, most = call.view, call.coordinator.settings.max_depth
+    edges_from = partial(view.edges_from, zone_id)
+    return walk(view.edge(zone_id, edge_id), edges_from, clock.now(), most)
 
 
 async def _catch_up(call: Call) -> None:
@@ -144,14 +144,17 @@ async def _catch_up(call: Call) -> None:
         raise lagging()
 
 
-def _told(node: Node) -> Row:
-    row = node.row
-    return {
-        "id": row["id"],
-        "source_session_id": row["source_session_id"],
-        "target_session_id": row["target_session_id"],
-        "depth": node.depth,
-    }
+def _told(depths: Iterable[Iterable[Row]]) -> list[Row]:
+    return [
+        {
+            "id": row["id"],
+            "source_session_id": row["source_session_id"],
+            "target_session_id": row["target_session_id"],
+            "depth": depth,
+        }
+        for depth, rows in enumerate(depths, 1)
+        for row in rows
+    ]
 
 
 def _json(content: Any) -> Response:

@@ -113,6 +113,12 @@ class CoordinatorView:
         row = _in(zone_id, self.agents.rows.get(agent_id))
         return None if row is None or row["stub"] else row
 
+    def subject_sessions(self, zone_id: str, agent_ids: Iterable[str]) -> list[str]:
+        """Return the sessions that agents of the zone act for, each once."""
+        rows = map(self.agents.rows.get, agent_ids)
+        known = (row for row in rows if row is not None and row["zone_id"] == zone_id)
+        return list(dict.fromkeys(row["subject_session_id"] for row in known if not row["stub"]))
+
     def active_agent(self, zone_id: str, agent_id: str) -> Row | None:
         """Return an agent of the zone that may act: active, within its time, not parked."""
         row = _in(zone_id, self.agents.live(agent_id))

@@ -5,41 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from operator import itemgetter
-from typing import NamedTuple
 
 from caracal.projections.memory import Row
 
 EdgesFrom = Callable[[str], Iterable[Row]]
 
 
-class Node(NamedTuple):  # ten thousand of them are made for one answer
-    """An edge that a walk has reached; the first has depth 1."""
+def walk(first: Row | None, edges_from: EdgesFrom, now: datetime, most: int) -> list[list[Row]]:
+    """Return the edges reached from ``first`` over edges active ``now``: by depth, then by id.
 
-    row: Row
-    depth: int
-
-
-def walk(first: Row | None, edges_from: EdgesFrom, now: datetime, most: int) -> list[Node]:
-    """Return the edges reached from ``first`` over edges active ``now``, by depth and id.
-
-    An edge that several paths reach stands once, at its least depth; none is deeper than
-    ``most``. Nothing when ``first`` is not active itself.
+    The first list, of depth 1, is ``first`` alone; there is none when it is not active itself.
+    An edge that several paths reach stands once, at its least depth; none is deeper than ``most``.
     """
-    frontier = [first] if first is not None and is_active(first, now) else []
-    nodes: list[Node] = []
-    seen, passed = {row["id"] for row in frontier}, set[str]()
-    for depth in range(1, most + 1):
-        nodes += [Node(row, depth) for row in sorted(frontier, key=itemgetter("id"))]
-        targets = {row["target_session_id"] for row in frontier} - passed
-        passed |= targets
-        frontier = [
+    depths: list[list[Row]] = []
+    reached = [first] if first is not None and is_active(first, now) else []
+    passed = set[str]()
+    while reached and len(depths) < most:
+        depths.append(sorted(reached, key=itemgetter("id")))
+        targets = dict.fromkeys(row["target_session_id"] for row in depths[-1])
+        targets = [target for target in targets if target not in passed]
+        passed.update(targets)
+        # An agent is passed once, so each of its edges is met once; but for where we began.
+        reached = [
             row
             for target in targets
             for row in edges_from(target)
-            if row["id"] not in seen and is_active(row, now)
+            if row["expires_at"] > now and row["ended_at"] is None and row is not first
         ]
-        seen.update(row["id"] for row in frontier)
-    return nodes
+    return depths
 
 
 def is_active(row: Row, now: datetime) -> bool:
