@@ -23,6 +23,12 @@ async def _rows(db: AsyncConnection[Any]) -> list[tuple[Any, ...]]:
     return await (await db.execute("SELECT * FROM zones ORDER BY id")).fetchall()
 
 
+async def _indexes(db: AsyncConnection[Any]) -> list[str]:
+    """Return what the indexes of the table are over."""
+    cursor = await db.execute("SELECT indexdef FROM pg_indexes WHERE tablename = 'zones'")
+    return sorted(str(row[0]).partition(" USING ")[2] for row in await cursor.fetchall())
+
+
 async def test_a_rebuild_gives_the_rows_that_were_there(
     log: Log, db: AsyncConnection[Any], database_url: str, redis_url: str
 ) -> None:
@@ -33,13 +39,14 @@ async def test_a_rebuild_gives_the_rows_that_were_there(
     runner = Runner(zones, TOPIC, database_url=database_url, redis_url=redis_url, rings=RINGS)
     async with running(Relay(database_url, redis_url, RINGS), runner):
         await eventually(_at(runner, max(positions)))
-    before = await _rows(db)
+    before, indexes = await _rows(db), await _indexes(db)
     await db.execute("UPDATE zones SET name = 'spoilt'")
     seen: list[tuple[int, int]] = []
     at = await rebuild(database_url, zones, lambda now, end: seen.append((now, end)))
     assert at == max(positions)
     assert seen[-1] == (at, at)
     assert await _rows(db) == before
+    assert await _indexes(db) == indexes
 
 
 async def test_a_rebuild_under_load_loses_and_doubles_nothing(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -98,7 +98,7 @@ def _of_names(where: str, order: str) -> str:
     )
 
 
-_BETWEEN = _of_names("(name, position) >= (of, %s) AND (name, position) <= (of, %s)", "ASC")
+_BETWEEN = _of_names("(name, position) > (of, %s) AND (name, position) <= (of, %s)", "ASC")
 _BEFORE = _of_names("(name, position) < (of, %s) AND (name, position) > (of, 0)", "DESC")
 
 
@@ -127,6 +127,15 @@ class LogReader:
         )
         return [Record.read(*row) for row in await cursor.fetchall()]
 
+    async def named(
+        self, names: Iterable[str], after: int, upto: int = LAST.position, *, limit: int = 500
+    ) -> list[Record]:
+        """Return the events of some names with ``after`` < position <= ``upto``, in order."""
+        cursor = await self._connection.execute(
+            _BETWEEN, (list(names), after, upto, limit, limit), prepare=True
+        )
+        return [Record.read(*row) for row in await cursor.fetchall()]
+
     async def entries(
         self, topic: Topic, after: EntryId, upto: EntryId = LAST, *, limit: int = 500
     ) -> tuple[list[Entry], bool]:
@@ -134,24 +143,19 @@ class LogReader:
 
         The position of ``after`` is read again: its event may have further entries.
         """
-        position = after.position
+        position = after.position - 1
         while True:
-            cursor = await self._connection.execute(
-                _BETWEEN,
-                (list(topic.sources), position, upto.position, limit, limit),
-                prepare=True,
-            )
-            rows = await cursor.fetchall()
-            more = len(rows) == limit
+            records = await self.named(topic.sources, position, upto.position, limit=limit)
+            more = len(records) == limit
             entries = [
                 entry
-                for row in rows
-                for entry in entries_of(topic, Record.read(*row))
+                for record in records
+                for entry in entries_of(topic, record)
                 if after < entry.id <= upto
             ]
             if entries or not more:
                 return entries, more
-            position = rows[-1][0] + 1  # events that have no entry here
+            position = records[-1].position  # events that have no entry here
 
     async def facts_after(self, topic: Topic, place: EntryId) -> AsyncIterator[Fact]:
         """Yield the facts of a topic after a place, in order, up to the log's end."""

@@ -22,8 +22,8 @@ def walk(first: Row | None, edges_from: EdgesFrom, now: datetime, most: int) -> 
     passed = set[str]()
     while reached and len(depths) < most:
         depths.append(sorted(reached, key=itemgetter("id")))
-        targets = dict.fromkeys(row["target_session_id"] for row in depths[-1])
-        targets = [target for target in targets if target not in passed]
+        met = dict.fromkeys(row["target_session_id"] for row in depths[-1])
+        targets = [target for target in met if target not in passed]
         passed.update(targets)
         # An agent is passed once, so each of its edges is met once; but for where we began.
         reached = [
