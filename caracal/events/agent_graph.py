@@ -34,7 +34,10 @@ class AgentGraph:
 
     def of_edge(self, edge_id: str) -> Fall:
         """Return what ends with an edge: all it leads to, and the subtrees of those agents."""
-        walked = self.led_by(edge_id)
+        return self.of_walk(self.led_by(edge_id), edge_id)
+
+    def of_walk(self, walked: Mapping[str, None], edge_id: str) -> Fall:
+        """Return the same, of the walk :meth:`led_by` from that edge."""
         agents = self._subtrees(self.targets(walked))
         return self._fall(agents, self._hanging(agents, walked), edge_id)
 
@@ -85,6 +88,14 @@ class AgentGraph:
     def resuming(self, agent_id: str) -> list[FallenAgent]:
         """Return the agent and those below it that are reached through suspended ones."""
         return list(self._fallen(self._walk(agent_id, "suspended")))
+
+    def adds_to(self, before: AgentGraph) -> bool:
+        """Say whether there is an agent or an edge that an earlier graph had not.
+
+        Neither ever gets other ends: where nothing is added, nothing more is reached.
+        """
+        agents, edges = before.agents.keys(), before.edges.keys()
+        return not (self.agents.keys() <= agents and self.edges.keys() <= edges)
 
     def with_fallen(self, before: AgentGraph, fall: Fall) -> AgentGraph:
         """Return the graph as if what fell out of an earlier one were still there."""

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, NamedTuple, Self
 from uuid import UUID
 
 import orjson
@@ -139,8 +139,7 @@ class Cascade(Aggregate.Event):
     roots: list[dict[str, Any]] = field(default_factory=list, kw_only=True)
 
 
-@dataclass(frozen=True, slots=True)
-class FallenAgent:
+class FallenAgent(NamedTuple):  # a cascade makes ten thousand of them
     """An agent that changes in a cascade: what the event says of it, and what ends with it."""
 
     id: str

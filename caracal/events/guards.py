@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from caracal.errors import CaracalError, Conflict
 
@@ -65,8 +65,7 @@ class Free(Guard):
         return {"op": "free", "keys": list(self.keys), "owner": self.owner}
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(NamedTuple):  # a cascade makes ten thousand of them
     """A thing that ends: the key it lives by, the keys that go with it, the counters it leaves."""
 
     key: str

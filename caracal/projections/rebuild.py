@@ -109,7 +109,7 @@ class _Building:
         self._parked: dict[tuple[str, str], int] = {}
 
     async def make_tables(self) -> None:
-        """Create the empty tables, keyed by id alone; those of a rebuild that was cut off go first."""
+        """Create the empty tables, by key alone; those of a rebuild that was cut off go first."""
         for table in self._projection.tables:
             name = self._names[table.name]
             await self._connection.execute(f"DROP TABLE IF EXISTS {name}")

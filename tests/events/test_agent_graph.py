@@ -130,6 +130,7 @@ def test_what_ends_with_an_edge_late(world: tuple[Rows, Rows], data: st.DataObje
     )
     late = now.with_fallen(before, fall).of_edge(named).without(fall.ids)
     all_of_it = AgentGraph("z", agents, edges).of_edge(named)
+    assert now.adds_to(before) or not late
     assert late.ids.isdisjoint(fall.ids)
     assert late.ids | fall.ids == all_of_it.ids
     check_roots(agents, edges, fall | late)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pydantic import BaseModel
 
 from caracal import clock
@@ -64,11 +66,12 @@ class Revocation:
         graph = await self._graph()
         if self._edge_id not in graph.edges:
             raise delegation_not_found(self._edge_id)
-        fall = graph.of_edge(self._edge_id)
+        walked = graph.led_by(self._edge_id)
+        fall = graph.of_walk(walked, self._edge_id)
         edge = await self._edge()
         edge.revoke(fall)
         saved = await self._call.parts.log.save(edge)
-        self._note(graph, fall)
+        self._note(graph, walked, fall)
 
         async def again() -> Saved:
             return await self._end_late(graph, fall)
@@ -76,19 +79,23 @@ class Revocation:
         return Saved((*saved.events, *(await retrying(again)).events))
 
     async def _end_late(self, before: AgentGraph, fall: Fall) -> Saved:
-        graph = (await self._graph()).with_fallen(before, fall)
-        late = graph.of_edge(self._edge_id).without(fall.ids)
+        graph = await self._graph()
+        if not graph.adds_to(before):  # nearly always; the fall may be large
+            return Saved()
+        graph = graph.with_fallen(before, fall)
+        walked = graph.led_by(self._edge_id)
+        late = graph.of_walk(walked, self._edge_id).without(fall.ids)
         if not late:
             return Saved()
         edge = await self._edge()
         edge.revoke_late(late)
         saved = await self._call.parts.log.save(edge)
-        self._note(graph, late)
+        self._note(graph, walked, late)
         return saved
 
-    def _note(self, graph: AgentGraph, fall: Fall) -> None:
+    def _note(self, graph: AgentGraph, walked: Iterable[str], fall: Fall) -> None:
         self._falls.append(fall)
-        targets = graph.targets(graph.led_by(self._edge_id))
+        targets = graph.targets(walked)
         live = (graph.agents[agent] for agent in targets if agent in graph.agents)
         self._sessions.update(row["subject_session_id"] for row in live)
 
