@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from psycopg import AsyncConnection
+from psycopg.types.json import Jsonb
 
 from caracal import clock
 from caracal.errors import CaracalError, Conflict, NotFound, TooMany
@@ -120,10 +121,31 @@ async def test_what_ends_takes_its_keys_and_leaves_its_counters_once(store: Stor
     await save(store, Release((ended, Ended("unknown", ("also",), ("c",))), "other"))
     await refused(store, FULL, Count("c", 1, 3, FULL))
     for _ in range(2):
-        await save(store, Release((ended, Ended("unknown", (), ("c",))), "z"))
+        await save(store, Release((ended, Ended("unknown", (), ("c",)), ended), "z"))
     await refused(store, MISSING, Need("live", MISSING))
     await save(store, Count("c", 1, 3, FULL), Take("also", "z", TAKEN))
     await refused(store, FULL, Count("c", 1, 3, FULL))
+
+
+async def test_the_end_of_many_costs_no_walk_over_all_keys(db: AsyncConnection[Any]) -> None:
+    """Whatever the planner guesses of their number: a cascade holds the log's lock meanwhile."""
+    await db.execute(
+        "INSERT INTO guard_key SELECT kind || n, 'z'"
+        " FROM generate_series(1, 10000) AS n, unnest(ARRAY['live', 'active', 'edge']) AS kind"
+    )
+    things = tuple(Ended(f"live{n}", (f"active{n}",), ("c",)) for n in range(1, 101))
+    edges = tuple(f"edge{n}" for n in range(1, 101))
+    guards = [guard.arguments() for guard in (Release(things, "z"), Free(edges, "z"))]
+    async with db.transaction(force_rollback=True):
+        await db.execute(
+            "SELECT append_events(ARRAY[gen_random_uuid()], '{1}', '{event}', '{state}', %s)",
+            (Jsonb(guards),),
+        )
+        cursor = await db.execute(
+            "SELECT seq_tup_read, n_tup_del FROM pg_stat_xact_user_tables"
+            " WHERE relname = 'guard_key'"
+        )
+        assert await cursor.fetchone() == (0, 300)
 
 
 async def test_only_what_lives_is_revived(store: Store) -> None:
