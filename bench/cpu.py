@@ -35,6 +35,15 @@ def children(pid: int) -> list[int]:
     return [child for child, stat in _all().items() if stat.parent == pid]
 
 
+def below(pid: int) -> list[int]:
+    """Return a process and all below it."""
+    known = _all()
+    found = [pid] if pid in known else []
+    for parent in found:  # grows meanwhile
+        found += [child for child, stat in known.items() if stat.parent == parent]
+    return found
+
+
 def _all() -> dict[int, _Stat]:
     pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
     return {pid: stat for pid in pids if (stat := _stat(pid)) is not None}

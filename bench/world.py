@@ -34,9 +34,9 @@ class World:
         parts = urlsplit(self.urls[f"{service}_url"])
         return str(parts.hostname), int(parts.port or 80)
 
-    def ambient(self, scope: str = "read") -> str:
-        """Return a fresh ambient token."""
-        form = {**self._credentials(), "scope": scope}
+    def ambient(self, scope: str = "read", **anchors: str) -> str:
+        """Return a fresh ambient token; ``anchors`` are members of the request."""
+        form = {**self._credentials(), "scope": scope, **anchors}
         answer = httpx.post(f"{self.urls['sts_url']}/oauth/2/token", data=form, timeout=10)
         return str(_checked(answer)["access_token"])
 

@@ -9,7 +9,17 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from bench.report import Row
-from bench.rows import coordinator, hot_path, log, mutations, pages, policy, revocation, start
+from bench.rows import (
+    cascade,
+    coordinator,
+    hot_path,
+    log,
+    mutations,
+    pages,
+    policy,
+    revocation,
+    start,
+)
 from bench.setting import Setting
 
 Measure = Callable[[Setting], Coroutine[Any, Any, Row]]
@@ -31,7 +41,8 @@ ROWS: Mapping[str, Measure] = {
     "list-pages": pages.lists,
     "agents": coordinator.agents,
     "delegations": coordinator.delegations,
-    "graph": coordinator.graph,
+    "cascade-tree": cascade.of_tree,
+    "cascade-graph": cascade.of_graph,
     "revoke": revocation.by_api,
     "revoke-relay-dead": revocation.relay_dead,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,7 +20,7 @@ from caracal.events.store.appender import Appender
 from caracal.events.store.log import Log
 from caracal.mandate import peek
 
-_ALLOWED = 200
+ALLOWED = 200
 _REFUSED = (401, 403)  # by the Gateway; by the STS, if that learns of it first
 _SILENCE = 3.0  # s; until everyone has noticed that the relay is gone
 
@@ -27,15 +28,15 @@ _SILENCE = 3.0  # s; until everyone has noticed that the relay is gone
 async def by_api(setting: Setting) -> Row:
     """Revoke a grant, then call until refused: from the API's answer to the refusal's."""
     world, trials = setting.world, setting.times(100)
-    api, gateway = await _connected(setting, "api"), await _connected(setting, "gateway")
+    api, gateway = await connected(setting, "api"), await connected(setting, "gateway")
     millis, answers, allowed = [], [], 0
     for _ in range(trials):
         grant_id, call = world.granted(), _raw(world.governed(world.ambient()))
-        await _expect(gateway, call, _ALLOWED)
+        await expect(gateway, call, ALLOWED)
         asked = time.perf_counter()
-        await _expect(api, _raw(world.control("DELETE", f"/grants/{grant_id}")), 204)
+        await expect(api, _raw(world.control("DELETE", f"/grants/{grant_id}")), 204)
         answered = time.perf_counter()
-        allowed += await _calls_until_refused(gateway, call)
+        allowed += await calls_until_refused(gateway, call)
         millis.append((time.perf_counter() - answered) * 1000)
         answers.append((answered - asked) * 1000)
     api.close()
@@ -56,9 +57,9 @@ async def relay_dead(setting: Setting) -> Row:
     world, trials = setting.world, setting.times(60)
     grant_id = world.granted()  # the API's own way would end all sessions at once
     tokens = [world.ambient() for _ in range(trials)]
-    gateway = await _connected(setting, "gateway")
+    gateway = await connected(setting, "gateway")
     for token in tokens:
-        await _expect(gateway, _raw(world.governed(token)), _ALLOWED)
+        await expect(gateway, _raw(world.governed(token)), ALLOWED)
     millis = []
     async with _log(setting.stack.urls["database_url"]) as log:
         setting.stack.pause("worker")
@@ -66,13 +67,13 @@ async def relay_dead(setting: Setting) -> Row:
             await asyncio.sleep(_SILENCE)
             for token in tokens:
                 committed = await _end_session(log, world.zone_id, token)
-                await _calls_until_refused(gateway, _raw(world.governed(token)))
+                await calls_until_refused(gateway, _raw(world.governed(token)))
                 millis.append((time.perf_counter() - committed) * 1000)
         finally:
             setting.stack.go_on("worker")
     gateway.close()
-    api = await _connected(setting, "api")
-    await _expect(api, _raw(world.control("DELETE", f"/grants/{grant_id}")), 204)
+    api = await connected(setting, "api")
+    await expect(api, _raw(world.control("DELETE", f"/grants/{grant_id}")), 204)
     api.close()
     return Row(
         "Revoke, relay dead: commit → refusal",
@@ -90,7 +91,8 @@ def _bars(millis: list[float], *, p50: float | None, p99: float) -> list[Value]:
     ]
 
 
-async def _connected(setting: Setting, service: str) -> Connection:
+async def connected(setting: Setting, service: str) -> Connection:
+    """Return a connection to a service."""
     return await Connection.to(*setting.world.address(service))
 
 
@@ -98,17 +100,18 @@ def _raw(text: str) -> bytes:
     return text.encode("latin-1")
 
 
-async def _expect(connection: Connection, raw: bytes, status: int) -> None:
+async def expect(connection: Connection, raw: bytes, status: int) -> None:
+    """Call; be done unless the answer has this status."""
     found, body = await connection.asked(raw)
     if found != status:
         raise RuntimeError(f"{found} instead of {status}: {body[:300]!r}")
 
 
-async def _calls_until_refused(gateway: Connection, call: bytes) -> int:
-    """Return how many calls were allowed before the first refusal."""
+async def calls_until_refused(gateway: Connection, call: bytes, most: float = math.inf) -> int:
+    """Return how many calls, of at most ``most``, were allowed before the first refusal."""
     allowed = 0
-    while (status := (await gateway.asked(call))[0]) not in _REFUSED:
-        if status != _ALLOWED:
+    while allowed < most and (status := (await gateway.asked(call))[0]) not in _REFUSED:
+        if status != ALLOWED:
             raise RuntimeError(f"neither allowed nor refused: {status}")
         allowed += 1
     return allowed
