@@ -61,6 +61,11 @@ class MemoryTable:
 
         return look_up
 
+    def count(self, *columns: str) -> Callable[..., int]:
+        """Keep an index over ``columns``; return how many live rows its look-up would give."""
+        entries = self._indexes.setdefault(columns, {})
+        return lambda *values: len(entries.get(values, ()))
+
     @property
     def live_rows(self) -> int:
         """Return how many rows are of live things; walks them all."""

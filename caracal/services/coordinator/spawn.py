@@ -183,11 +183,11 @@ def check(
         raise Conflict("dcr_requires_ephemeral_agent", said)
     if session is None or not _may_carry(session, asked.zone_id):
         raise _session_not_found(asked.session_id)
-    own = view.agents_of_application(asked.zone_id, asked.application_id)
-    _check_room(len(view.agents_of(asked.zone_id)), given.max_per_zone, "agent_zone_limit_exceeded")
+    own = view.number_of_application(asked.zone_id, asked.application_id)
+    _check_room(view.number_in_zone(asked.zone_id), given.max_per_zone, "agent_zone_limit_exceeded")
     if _is_dcr(view, asked) and own:
         raise dcr_bound()
-    _check_room(len(own), given.max_per_app, "agent_limit_exceeded")
+    _check_room(own, given.max_per_app, "agent_limit_exceeded")
     return None if asked.body.parent_id is None else _parent(view, given, caller, asked)
 
 
@@ -200,7 +200,7 @@ def _parent(view: CoordinatorView, given: Settings, caller: Caller, asked: Asked
     if owner != asked.application_id and not caller.may("spawn_under", owner):
         said = "the parent is another application's, and the token lacks coordinator.spawn_under"
         raise Forbidden("parent_ownership_required", said)
-    children = len(view.children_of(asked.zone_id, parent_id))
+    children = view.number_of_children(asked.zone_id, parent_id)
     _check_room(children, parent["max_children"], "agent_children_limit_exceeded")
     if parent["depth"] + 1 > given.max_depth:
         raise too_deep(given.max_depth)

@@ -33,8 +33,9 @@ class CoordinatorView:
         self.agents, self.edges = recent_agents(), recent_delegations()
         self.revocations = RevocationMap(max_staleness)
         self.agents_of = self.agents.index("zone_id")
-        self.agents_of_application = self.agents.index("zone_id", "application_id")
-        self.children_of = self.agents.index("zone_id", "parent_id")
+        self.number_in_zone = self.agents.count("zone_id")
+        self.number_of_application = self.agents.count("zone_id", "application_id")
+        self.number_of_children = self.agents.count("zone_id", "parent_id")
         self.replayable = self.agents.index(
             "zone_id",
             "application_id",
