@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from psycopg import AsyncConnection
 
@@ -28,7 +27,15 @@ _LIVING = (
     " + (SELECT count(*) FROM delegations WHERE zone_id = %s AND ended_at IS NULL)"
 )
 
-_Command = Callable[[], Awaitable[bytes]]
+
+@dataclass(frozen=True, slots=True)
+class _Command:
+    """What the application of ``token`` asks the Coordinator to end."""
+
+    token: str
+    method: str
+    path: str
+    expect: int
 
 
 @dataclass(slots=True)
@@ -48,7 +55,7 @@ async def of_tree(setting: Setting) -> Row:
     token = setting.world.ambient("agent:lifecycle")
     tree = await grown(setting, token, delegating=False)
     path = f"/agents/{tree.agents[0].aggregate_id}"
-    return await _ended(setting, token, tree, [], "DELETE", path, 204)
+    return await _ended(setting, tree, [], _Command(token, "DELETE", path, 204))
 
 
 async def of_graph(setting: Setting) -> Row:
@@ -63,7 +70,7 @@ async def of_graph(setting: Setting) -> Row:
         at_most(f"{path.rpartition('/')[2]}, p50", await _walked(setting, caller, path), "ms", 50)
         for path in paths
     ]
-    return await _ended(setting, token, graph, walks, "PATCH", f"{edge}/revoke", 200)
+    return await _ended(setting, graph, walks, _Command(token, "PATCH", f"{edge}/revoke", 200))
 
 
 async def _caller(setting: Setting, token: str) -> Caller:
@@ -80,27 +87,17 @@ async def _walked(setting: Setting, caller: Caller, path: str) -> float:
     return percentile(sorted(millis), 0.5)
 
 
-async def _ended(
-    setting: Setting,
-    token: str,
-    things: Grown,
-    walks: Sequence[Value],
-    method: str,
-    path: str,
-    status: int,
-) -> Row:
+async def _ended(setting: Setting, things: Grown, walks: Sequence[Value], command: _Command) -> Row:
     calls = await _mandates(setting, things)
-    caller = await _caller(setting, token)  # anew: what is idle for seconds is closed
     meter = Meter(setting.stack.pids)
     async with watched(setting.stack.pids) as most:
-        command = partial(caller.answer, method, path, expect=status)
         ending = await _watched(setting, calls, things, command)
     used = meter.used()
     busy, total = meter.machine()
     edges = f" and {EDGES:,} edges" if things.edges else ""
     return Row(
         f"End of {AGENTS:,} agents{edges}",
-        f"bench process: {method} at the Coordinator, then a call of the Gateway by each of"
+        f"bench process: {command.method} at the Coordinator, then a call of the Gateway by each of"
         f" {len(calls)} mandates, those of the {_DEEPEST} deepest agents too; one calls all along",
         [
             *walks,
@@ -142,8 +139,9 @@ async def _watched(
 ) -> _Ending:
     refusal = asyncio.create_task(_first_refusal(setting, calls[-1]))
     try:
+        caller = await _caller(setting, command.token)  # anew: what is idle for seconds is closed
         asked = time.perf_counter()
-        await command()
+        await caller.answer(command.method, command.path, expect=command.expect)
         answered = time.perf_counter()
         complete = asyncio.create_task(_complete(setting, things))
         millis, allowed = await _refused(setting, calls)
