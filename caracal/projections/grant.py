@@ -33,7 +33,15 @@ GRANTS = Table(
     indexes=("(zone_id, created_at DESC, id DESC)",),
 )
 
-grants = Projection("grants", GRANTS)
+grants = Projection(
+    "grants",
+    GRANTS,
+    ignored=(  # what is waited for is asked of the log: it is nobody's authority
+        Grant.AuthorizationStarted.TOPIC,
+        Grant.AuthorizationAnswered.TOPIC,
+        Grant.AuthorizationFailed.TOPIC,
+    ),
+)
 
 _FILTERS = {
     "application_id": "application_id = %s",
@@ -57,6 +65,12 @@ def credential_stored(fact: Fact) -> Change:
     tokens = {name: data[name] for name in ("access_token_ref", "refresh_token_ref")}
     version = {"token_expires_at": data["expires_at"], "token_version": data["token_version"]}
     return Change(GRANTS, fact.aggregate_id, tokens | version)
+
+
+@grants.on(Grant.CredentialExpired)
+def credential_expired(fact: Fact) -> Change:
+    gone = dict.fromkeys(("access_token_ref", "refresh_token_ref", "token_expires_at"))
+    return Change(GRANTS, fact.aggregate_id, gone)
 
 
 @grants.on(Grant.Revoked)

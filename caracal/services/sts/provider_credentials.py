@@ -16,22 +16,20 @@ import orjson
 from caracal.events.base import Fact
 from caracal.events.store.vault import Unreadable
 from caracal.projections.memory import Row
-from caracal.services.sts.exchange import Exchange
-from caracal.services.sts.opened_secrets import OpenedSecrets
-from caracal.services.sts.provider_directive import (
+from caracal.services.provider_client import Client, client_of
+from caracal.services.provider_kind import (
     GRANT_REQUIRED,
     NOT_PROVISIONED,
-    Brokered,
     Kind,
     NoCredential,
     Source,
-    Token,
     kind_of,
-    upstream_of,
-    version_of,
 )
+from caracal.services.sts.exchange import Exchange
+from caracal.services.sts.opened_secrets import OpenedSecrets
+from caracal.services.sts.provider_directive import Brokered, upstream_of, version_of
 from caracal.services.sts.provider_tokens import ServiceTokens, UserTokens
-from caracal.services.sts.token_endpoint import Client, TokenEndpoint, client_of
+from caracal.services.token_endpoint import Token, TokenEndpoint
 
 _API_KEY_BYTES = 8192
 _GRACE_SECONDS = 5.0
@@ -80,7 +78,7 @@ class ProviderCredentials:
             return Brokered((resource["provider_id"], 0), refused=missing)
         found = Brokered(version_of(provider))
         try:
-            kind = kind_of(provider)
+            kind = kind_of(provider["kind"], provider["config"])
             found = replace(found, upstream=upstream_of(kind, provider["config"]))
             if kind.source is Source.MANDATE:
                 return found
