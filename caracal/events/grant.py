@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal, Self
 
@@ -31,11 +31,17 @@ _NAMED = 5  # scopes in a sentence
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """A provider's tokens for a user, sealed; ``expires_at`` of the access token, if known."""
+    """A provider's tokens for a user, sealed.
+
+    Attributes:
+        expires_at: of the access token, if known.
+        provider_id: who issued them; they go to no other one.
+    """
 
     access_token: Secret
     refresh_token: Secret | None = None
     expires_at: datetime | None = None
+    provider_id: str | None = None
 
 
 class RefreshedMeanwhile(Conflict):
@@ -68,6 +74,7 @@ class Grant(Aggregate):
         refresh_token_ref: Private
         expires_at: str | None
         token_version: int
+        provider_id: str | None = field(default=None, kw_only=True)
 
         def apply(self, aggregate: Grant) -> None:
             _keep(aggregate, self)
@@ -145,6 +152,7 @@ class Grant(Aggregate):
         self.access_token_ref: str | None = None
         self.refresh_token_ref: str | None = None
         self.token_version = 0
+        self.token_provider_id: str | None = None
         self.token_expires_at: str | None = None
         self.credential_expired = False
         self.authorization: ProviderAuthorization | None = None
@@ -194,7 +202,8 @@ class Grant(Aggregate):
     def refresh_credential(self, credential: Credential, *, token_version: int) -> None:
         """Keep refreshed tokens in place of those of ``token_version``.
 
-        Without a new refresh token the old one stays (RFC 6749, section 6).
+        Without a new refresh token the old one stays (RFC 6749, section 6), and the provider is
+        the same.
 
         Raises:
             NotFound: 404 ``grant_not_found``, the grant has ended.
@@ -202,6 +211,7 @@ class Grant(Aggregate):
         """
         self._check_version(token_version)
         kept = self.refresh_token_ref if credential.refresh_token is None else None
+        credential = replace(credential, provider_id=self.token_provider_id)
         self._record_credential(self.CredentialRefreshed, credential, kept)
 
     def expire_credential(self, *, token_version: int) -> None:
@@ -315,6 +325,7 @@ class Grant(Aggregate):
             refresh_token_ref=refresh.ref if refresh else kept,
             expires_at=clock.rfc3339(expires_at) if expires_at else None,
             token_version=self.token_version + 1,
+            provider_id=credential.provider_id,
         )
 
     def _check_version(self, token_version: int) -> None:
@@ -350,7 +361,7 @@ def _keep(grant: Grant, event: Grant.CredentialStored) -> None:
     grant.access_token_ref = event.access_token_ref
     grant.refresh_token_ref = event.refresh_token_ref
     grant.token_version, grant.token_expires_at = event.token_version, event.expires_at
-    grant.credential_expired = False
+    grant.token_provider_id, grant.credential_expired = event.provider_id, False
 
 
 def _note(grant: Grant, status: AuthorizationStatus, error: str | None = None) -> None:

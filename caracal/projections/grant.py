@@ -28,6 +28,7 @@ GRANTS = Table(
         "refresh_token_ref": "text",
         "token_expires_at": "timestamptz",
         "token_version": "integer",
+        "token_provider_id": "text",
     },
     final=("status", "ended_on", "access_token_ref", "refresh_token_ref"),
     indexes=("(zone_id, created_at DESC, id DESC)",),
@@ -63,7 +64,11 @@ def credential_stored(fact: Fact) -> Change:
     # Not by the names of the data: the grant has an expires_at of its own.
     data = fact.data
     tokens = {name: data[name] for name in ("access_token_ref", "refresh_token_ref")}
-    version = {"token_expires_at": data["expires_at"], "token_version": data["token_version"]}
+    version = {
+        "token_expires_at": data["expires_at"],
+        "token_version": data["token_version"],
+        "token_provider_id": data.get("provider_id"),  # older facts do not say
+    }
     return Change(GRANTS, fact.aggregate_id, tokens | version)
 
 

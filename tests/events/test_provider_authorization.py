@@ -245,3 +245,11 @@ async def test_tokens_that_the_provider_has_ended_are_erased() -> None:
         grant.revoke(Fall())
         with pytest.raises(NotFound):
             grant.expire_credential(token_version=2)
+
+
+async def test_refreshed_tokens_are_of_the_same_provider() -> None:
+    _, grant, _ = await waiting(saved=False)
+    with in_zone():
+        grant.store_credential(Credential(sealed("a"), sealed("r"), provider_id="p"))
+        grant.refresh_credential(tokens("b"), token_version=1)
+    assert (grant.token_version, grant.token_provider_id) == (2, "p")

@@ -291,6 +291,15 @@ async def test_without_a_new_refresh_token_the_old_one_stays_and_life_is_capped(
     assert directive(await ask(world, made))["expires_at"] - time.time() > 3500
 
 
+async def test_tokens_of_another_provider_go_nowhere(world: World, server: OAuthServer) -> None:
+    """The resource has another provider since: the old one's tokens are not for it to see."""
+    made, grant = await of_user(world, server, seconds=-1, provider_id="the one before")
+    assert await status(world, await ask(world, made)) == MISSING
+    assert server.calls == []
+    await made.tokens(grant, access="own", provider_id=made.provider.aggregate_id)
+    assert directive(await ask(world, made))["provider_token"] == f"{MARK}-own"
+
+
 async def test_what_cannot_be_refreshed(world: World, server: OAuthServer) -> None:
     made, _ = await of_user(world, server, seconds=-1, refresh=None)
     assert await status(world, await ask(world, made)) == FAILED

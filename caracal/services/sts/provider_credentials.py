@@ -96,7 +96,7 @@ class ProviderCredentials:
         self, exchange: Exchange, resource: Row, provider: Row, kind: Kind
     ) -> tuple[Row, Token]:
         if kind.source is Source.USER:
-            grant = _with_token(exchange, resource)
+            grant = _with_token(exchange, resource, provider)
             return grant, await self.users.token(provider["id"], self._client(provider), grant)
         grant = _newest(exchange, resource)
         if kind.source is Source.SERVICE:
@@ -127,17 +127,18 @@ def _newest(exchange: Exchange, resource: Row) -> Row:
     raise _no_grant()
 
 
-def _with_token(exchange: Exchange, resource: Row) -> Row:
-    """Return the newest grant of the user that has tokens."""
+def _with_token(exchange: Exchange, resource: Row, provider: Row) -> Row:
+    """Return the newest grant of the user that has tokens: of this provider, no other gets them."""
     if exchange.subject is None:
         raise NoCredential(NOT_PROVISIONED, "there is no user without a subject token")
     own = [one for one in exchange.grants(resource) if one["user_id"] == exchange.user]
     if not own:
         raise _no_grant()
     for grant in own:
-        if grant["access_token_ref"] is not None:
+        issuer = grant["token_provider_id"]
+        if grant["access_token_ref"] is not None and issuer in (None, provider["id"]):
             return grant
-    raise NoCredential(NOT_PROVISIONED, "the grant has no tokens", unknown=True)
+    raise NoCredential(NOT_PROVISIONED, "the grant has no tokens of this provider", unknown=True)
 
 
 def _stored(secrets: Mapping[str, Any], name: str) -> Token:
