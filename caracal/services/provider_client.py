@@ -158,6 +158,14 @@ def endpoint_of(config: Mapping[str, Any], name: str) -> URL | None:
     return url
 
 
+def wanted(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return what tokens are asked for: ``scope`` and ``audience``, as far as configured."""
+    scopes, audience = config.get("scopes") or config.get("scope"), config.get("audience")
+    scope = " ".join(map(str, scopes)) if isinstance(scopes, list) else scopes
+    found = {"scope": scope, "audience": audience}
+    return {name: value for name, value in found.items() if isinstance(value, str) and value}
+
+
 def _token_endpoint(config: Mapping[str, Any]) -> URL:
     found = endpoint_of(config, "token_endpoint") or endpoint_of(config, "token_url")
     if found is None:

@@ -202,13 +202,16 @@ def _refusal(status: int, content: bytes) -> Failed:
     return Failed(f"the provider answers {status}")
 
 
-def sealed(vault: Vault, issued: Issued, expires_at: datetime | None) -> Credential:
-    """Return the tokens as a grant keeps them."""
+def sealed(
+    vault: Vault, issued: Issued, expires_at: datetime | None, provider_id: str | None = None
+) -> Credential:
+    """Return the tokens as a grant keeps them; ``provider_id`` where it does not know it yet."""
     refresh = issued.refresh_token
     return Credential(
         vault.seal(issued.access_token.encode()),
         vault.seal(refresh.encode()) if refresh else None,
         expires_at,
+        provider_id,
     )
 
 

@@ -18,7 +18,7 @@ from caracal.events.store.appender import VersionConflict
 from caracal.events.store.log import Log, Saved
 from caracal.events.store.vault import Unreadable
 from caracal.projections.memory import Row
-from caracal.services.provider_client import Client
+from caracal.services.provider_client import Client, wanted
 from caracal.services.provider_kind import (
     GRANT_REQUIRED,
     NOT_PROVISIONED,
@@ -223,7 +223,7 @@ class ServiceTokens:
         return await self.flights.join(key, lambda: self._fetched(provider, client, made_of))
 
     async def _fetched(self, provider: Row, client: Client, made_of: tuple[Any, ...]) -> Token:
-        form = {"grant_type": "client_credentials", **_wanted(provider["config"])}
+        form = {"grant_type": "client_credentials", **wanted(provider["config"])}
         token = self._lives.token(await self._asking(provider["id"], client, form))
         self._kept[provider["id"]] = _Kept(made_of, token)
         return token
@@ -242,13 +242,6 @@ def is_fresh(grant: Row) -> bool:
 def _lasts(token: Token) -> bool:
     ends = token.expires_at
     return ends is not None and ends > clock.now() + timedelta(seconds=_LEAST_SECONDS)
-
-
-def _wanted(config: Mapping[str, Any]) -> dict[str, str]:
-    scopes, audience = config.get("scopes") or config.get("scope"), config.get("audience")
-    scope = " ".join(map(str, scopes)) if isinstance(scopes, list) else scopes
-    wanted = {"scope": scope, "audience": audience}
-    return {name: value for name, value in wanted.items() if isinstance(value, str) and value}
 
 
 def _gone() -> NoCredential:
