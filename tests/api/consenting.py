@@ -100,7 +100,11 @@ class Desk:
 
     async def consent(self, case: Case) -> str:
         """Consent at the provider; return where the browser is sent then."""
-        answer = await self.browser.get(case.url)
+        return await self.browser_at(case.url)
+
+    async def browser_at(self, url: str) -> str:
+        """Open the provider's page and consent; return where the browser is sent then."""
+        answer = await self.browser.get(url)
         assert answer.status_code == 302, answer.text
         return str(answer.headers["Location"])
 

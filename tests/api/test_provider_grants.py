@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -14,6 +16,7 @@ import httpx
 import pytest
 
 from caracal import clock
+from caracal.client import AdminClient
 from caracal.events.base import Fall
 from caracal.events.grant import Grant
 from caracal.events.provider_authorization import LIFE
@@ -22,11 +25,19 @@ from caracal.services.api import provider_callback
 from caracal.services.api.codes import TEXT_OF
 from tests.api.consenting import HERE, USER, Case, Desk, desk
 from tests.api.documented import check_documented
-from tests.api.running import Plane
+from tests.api.running import OPERATOR, Plane
 from tests.api.test_providers import VAULT
 from tests.making import in_zone
 from tests.signing import ec_key, pem_of
-from tests.sts.oauth_server import CLIENT_ID, CLIENT_SECRET, MARK, OAuthServer, answering, endless
+from tests.sts.oauth_server import (
+    CLIENT_ID,
+    CLIENT_SECRET,
+    HOST,
+    MARK,
+    OAuthServer,
+    answering,
+    endless,
+)
 
 INVALID = (400, "authorization_state_invalid")
 MISMATCH = (400, "authorization_issuer_mismatch")
@@ -732,3 +743,34 @@ async def test_tokens_go_to_their_issuer_alone(at: Desk, server: OAuthServer) ->
     await at.api.call("DELETE", f"/zones/{case.zone}/providers/{case.provider['id']}")
     assert (await revoke(at, case))["provider_revoked"] is None
     assert server.revoked == []
+
+
+# --- the guide ---------------------------------------------------------------------------------
+
+PAGE = Path(__file__).parents[2] / "docs" / "providers.md"
+
+
+async def test_the_guide(at: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    zone = await at.api.zone()
+    with AdminClient(api_url=at.api.url, admin_token=OPERATOR) as client:
+        app = await at.api.application(zone)
+        names: dict[str, Any] = {"client": client, "zone": {"id": zone}, "app": app}
+        for number, block in enumerate(blocks):
+            await asyncio.to_thread(exec, compile(here(at, block), str(PAGE), "exec"), names)
+            if number == 0:
+                await at.back(await at.browser_at(names["asked"]["authorization_url"]))
+    told = capsys.readouterr().out.splitlines()
+    assert told[1:] == ["connected stored", "revoked True"]
+
+
+def here(at: Desk, block: str) -> str:
+    """The same, with our provider in place of theirs."""
+    for theirs, ours in (
+        ("https://login.example", at.server.issuer),
+        ("login.example", HOST),
+        ("caracal-at-mail", CLIENT_ID),
+        ("of caracal at mail", CLIENT_SECRET),
+    ):
+        block = block.replace(theirs, ours)
+    return block
