@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -92,14 +91,7 @@ class TokenEndpoint:
 
     def __init__(self, guard: UpstreamGuard) -> None:
         self._guard = guard
-        self._session = aiohttp.ClientSession(
-            connector=guard.connector(
-                limit=_CONNECTIONS, limit_per_host=_PER_HOST, ssl=ssl.create_default_context()
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            trust_env=False,
-        )
+        self._session = guard.session(_CONNECTIONS, _PER_HOST, auto_decompress=False)
 
     @classmethod
     def of(cls, settings: Settings) -> TokenEndpoint:

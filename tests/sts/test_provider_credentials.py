@@ -353,8 +353,11 @@ async def test_a_lease_of_a_dead_replica_is_waited_for(world: World, server: OAu
     assert time.monotonic() - begun > 0.3
 
 
-async def test_a_token_that_a_peer_stored_meanwhile_wins(world: World, server: OAuthServer) -> None:
-    made, grant = await of_user(world, server, seconds=-1)
+@pytest.mark.parametrize("refresh", ["refresh-0", "ended at the provider"])
+async def test_a_token_that_a_peer_stored_meanwhile_wins(
+    world: World, server: OAuthServer, refresh: str
+) -> None:
+    made, grant = await of_user(world, server, seconds=-1, refresh=refresh)
     server.gate = asyncio.Event()
     asking = asyncio.create_task(ask(world, made))
     await eventually(lambda: called(server), what="the refresh")
@@ -480,18 +483,6 @@ async def test_many_at_once_learn_that_it_has_ended(world: World, server: OAuthS
         told = {await status(world, answer) for answer in await asyncio.gather(*asking)}
         assert told <= {FAILED, MISSING}
         assert len(server.calls) == 1
-
-
-async def test_tokens_that_a_peer_stored_meanwhile_are_not_ended(
-    world: World, server: OAuthServer
-) -> None:
-    made, grant = await of_user(world, server, seconds=-1, refresh="unknown")
-    server.gate = asyncio.Event()
-    asking = asyncio.create_task(ask(world, made))
-    await eventually(lambda: called(server), what="the refresh")
-    await made.tokens(grant, access="peer")
-    server.gate.set()
-    assert directive(await asking)["provider_token"] == f"{MARK}-peer"
 
 
 async def test_a_provider_that_wants_assertions(world: World, server: OAuthServer) -> None:

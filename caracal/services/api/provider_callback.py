@@ -41,8 +41,8 @@ from caracal.services.token_endpoint import Issued, Lives, sealed
 logger = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1/zones/{zone_id}/provider-grants", tags=["provider grants"])
 
-_LONGEST = 4096
-_Given = Annotated[str | None, Query(max_length=_LONGEST)]
+_STATE = r"^[A-Za-z0-9_.\-:]{1,256}$"
+_LONGEST_CODE = 4096
 _POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 _HEADERS = {"Content-Security-Policy": _POLICY, "X-Frame-Options": "DENY"}
 _CONNECTED = "You are connected. You can close this window."
@@ -72,7 +72,8 @@ class _Answer:
             return BadInput("authorization_issuer_mismatch", "the answer is not the provider's own")
         if self.error == "access_denied":
             return _denied()
-        return _failed() if self.error is not None or not self.code else None
+        usable = self.error is None and self.code and len(self.code) <= _LONGEST_CODE
+        return None if usable else _failed()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +106,11 @@ async def callback(
     zone_id: ZoneId,
     request: Request,
     response: Response,
-    state: Annotated[str, Query(min_length=1, max_length=512)],
+    state: Annotated[str, Query(pattern=_STATE)],
     provider: Id,
-    code: _Given = None,
-    error: _Given = None,
-    iss: _Given = None,
+    code: str | None = None,
+    error: str | None = None,
+    iss: str | None = None,
 ) -> Any:
     """Take a provider's answer for the grant that waits for it; for browsers, once. The answer is a
     page where HTML is accepted."""
