@@ -658,6 +658,14 @@ async def test_resources_whose_credential_is_nobodys_consent(at: Desk) -> None:
         assert told(answer) == (409, "provider_takes_no_consent")
 
 
+async def test_a_grant_of_no_user_waits_for_nobody(at: Desk) -> None:
+    case = await at.granted()
+    body = {name: case.grant[name] for name in ("application_id", "resource_id", "scopes")}
+    own = await at.api.made(f"/zones/{case.zone}/grants", body)
+    answer = await at.api.call("POST", f"{case.path}/oauth/authorize", {"grant_id": own["id"]})
+    assert told(answer) == (409, "provider_takes_no_consent")
+
+
 async def test_what_is_not_there(at: Desk) -> None:
     case = await at.granted(alone=True)
     body = {

@@ -132,6 +132,8 @@ async def authorize(
 
     async def command() -> Saved:
         grant = await _grant(call, zone_id, body.grant_id)
+        if grant.user_id is None:
+            raise Conflict("provider_takes_no_consent", "the grant is the application's own")
         resource = await live_resource(call, zone_id, grant.resource_id)
         provider = await consenting_provider(call, zone_id, resource)
         if body.return_to is not None and not may_return_to(provider.config, body.return_to):
