@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
@@ -60,9 +60,9 @@ class Connected(BaseModel):
 class _Answer:
     """An authorization response (RFC 6749, sections 4.1.2 and 4.1.2.1)."""
 
-    state: str
+    state: str = field(repr=False)
     provider_id: str
-    code: str | None
+    code: str | None = field(repr=False)
     error: str | None
     iss: str | None
 
@@ -84,7 +84,7 @@ class _Taken:
     grant: Grant
     waited: ProviderAuthorization
     provider: Provider
-    verifier: str
+    verifier: str = field(repr=False)
     failure: CaracalError | None
 
 

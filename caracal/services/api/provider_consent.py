@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from hmac import compare_digest
 from typing import Any
@@ -42,9 +42,9 @@ _OURS = frozenset(
 class Asked:
     """An authorization request: where the user goes, and what is remembered of it."""
 
-    url: str
-    state: str
-    verifier: str
+    url: str = field(repr=False)
+    state: str = field(repr=False)
+    verifier: str = field(repr=False)
 
 
 async def consenting_provider(call: Call, zone_id: str, resource: Resource) -> Provider:

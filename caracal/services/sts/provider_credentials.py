@@ -135,7 +135,7 @@ def _with_token(exchange: Exchange, resource: Row, provider: Row) -> Row:
     if not own:
         raise _no_grant()
     for grant in own:
-        issuer = grant["token_provider_id"]
+        issuer = grant.get("token_provider_id")  # older rows do not say
         if grant["access_token_ref"] is not None and issuer in (None, provider["id"]):
             return grant
     raise NoCredential(NOT_PROVISIONED, "the grant has no tokens of this provider", unknown=True)
