@@ -147,6 +147,7 @@ class Settings(BaseSettings):
     zone_view_max_bytes: Count = 268_435_456
 
     # API
+    api_url: HttpUrl = ""
     caracal_admin_token: str = _secret()
     caracal_local_bootstrap_enabled: bool = False
     api_body_limit_bytes: Count = 1_048_576
@@ -249,7 +250,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
-        for rule in (_required, _key_rings, _lax, _gateway):
+        for rule in (_required, _key_rings, _lax, _api, _gateway):
             rule(self)
         return self
 
@@ -325,6 +326,12 @@ def _lax(settings: Settings) -> None:
     for name in _LAX:
         if settings.is_runtime and getattr(settings, name):
             raise ValueError(f"{name.upper()} is for CARACAL_MODE=dev only")
+
+
+def _api(settings: Settings) -> None:
+    secure = settings.api_url.startswith("https://") or not settings.api_url
+    if settings.service == "api" and settings.is_runtime and not secure:
+        raise ValueError("API_URL must be https: browsers bring codes there")
 
 
 def _gateway(settings: Settings) -> None:

@@ -11,6 +11,7 @@ import orjson
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from caracal import clock
 from caracal.ids import new_id
@@ -25,6 +26,11 @@ def ec_key() -> ec.EllipticCurvePrivateKey:
 
 def rsa_key(bits: int = 2048) -> rsa.RSAPrivateKey:
     return rsa.generate_private_key(65537, bits)
+
+
+def pem_of(key: Any) -> str:
+    """The private part of a key, as its owner keeps it."""
+    return str(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode())
 
 
 def public_jwk(key: PrivateKey, **members: Any) -> dict[str, Any]:

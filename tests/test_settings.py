@@ -168,6 +168,21 @@ def test_lax_switches_are_for_dev(name: str) -> None:
     load_settings("api", DEV | {name: "true"})
 
 
+@pytest.mark.parametrize(
+    ("url", "fine"),
+    [("", True), ("https://api.example/", True), ("http://api.example", False)],
+    ids=["none", "https", "http"],
+)
+def test_no_code_comes_back_over_a_plain_wire(url: str, fine: bool) -> None:
+    given = RUNTIME | ({"API_URL": url} if url else {})
+    if fine:
+        assert load_settings("api", given).api_url == url.rstrip("/")
+        assert load_settings("api", DEV | {"API_URL": "http://localhost:3000"}).api_url
+    else:
+        assert refusal("api", given) == "API_URL must be https: browsers bring codes there"
+        assert load_settings("sts", given)
+
+
 def test_rings_keep_their_order_and_share_no_key() -> None:
     settings = load_settings("worker", DEV | {"FACTS_HMAC_KEY": f"{KEY_B},{KEY_A}"})
     assert settings.facts_hmac_key == (b"\xbb" * 32, b"\xaa" * 32)

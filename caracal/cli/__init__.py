@@ -37,6 +37,9 @@ class _Commands(LazyGroup):
         "resource": Place("resource:resource", "Resources: what mandates are for.", _LAW),
         "provider": Place("provider:provider", "Whose credentials resources get.", _LAW),
         "grant": Place("grant:grant", "Who may ask for what.", _LAW),
+        "provider-grant": Place(
+            "provider_grant:provider_grant", "Whose own tokens agents get, by consent.", _LAW
+        ),
         "policy": Place("policy:policy", "Policies: write, try and keep them.", _LAW),
         "policy-set": Place("policy_set:policy_set", "Which policies are in force.", _LAW),
         "template": Place("template:template", "Policies to begin with.", _LAW),

@@ -44,7 +44,8 @@ def settings_of_stack(
         StartError: a variable is wrong, or ``keys`` cannot be written.
     """
     sts = f"http://{HOST}:{ports['sts']}"
-    defaults = {**_DEFAULTS, "ISSUER_URL": sts}
+    api = f"http://{HOST}:{ports['api']}"
+    defaults = {**_DEFAULTS, "ISSUER_URL": sts, "API_URL": api}
     common = {name: value for name, value in defaults.items() if not is_given(name)}
     common |= {"HOST": HOST, "STS_URL": sts, **servers, **_key_files(keys)}
     return {name: load_settings(name, common | {"PORT": str(ports[name])}) for name in SERVICES}

@@ -26,6 +26,7 @@ from caracal.client.policy import Policies
 from caracal.client.policy_set import PolicySets
 from caracal.client.policy_template import PolicyTemplates
 from caracal.client.provider import Providers
+from caracal.client.provider_grant import ProviderGrants
 from caracal.client.resource import Resources
 from caracal.client.session import Sessions
 from caracal.client.step_up_challenge import StepUpChallenges
@@ -60,6 +61,7 @@ class Plane(Namespace[D]):
         self.policy_templates = PolicyTemplates(driver)
         self.policy_sets = PolicySets(driver)
         self.grants = Grants(driver)
+        self.provider_grants = ProviderGrants(driver)
         self.sessions = Sessions(driver)
         self.audit = Audit(driver)
         self.step_up_challenges = StepUpChallenges(driver)

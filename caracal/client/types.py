@@ -66,6 +66,12 @@ from caracal.client.policy_set import (
 )
 from caracal.client.policy_template import PolicyTemplate
 from caracal.client.provider import Provider, ProviderInput, ProviderKind, ProviderPatch
+from caracal.client.provider_grant import (
+    ProviderAuthorization,
+    ProviderGrant,
+    ProviderGrantInput,
+    RevokedProviderGrant,
+)
 from caracal.client.resource import RateLimit, Resource, ResourceInput, ResourcePatch
 from caracal.client.session import Session, SessionQuery, SessionStatus
 from caracal.client.step_up_challenge import SatisfiedChallenge, StepUpChallenge
@@ -121,6 +127,9 @@ __all__ = [
     "PolicyWithVersion",
     "PolicyWithVersions",
     "Provider",
+    "ProviderAuthorization",
+    "ProviderGrant",
+    "ProviderGrantInput",
     "ProviderInput",
     "ProviderKind",
     "ProviderPatch",
@@ -133,6 +142,7 @@ __all__ = [
     "ResourcePatch",
     "Resumed",
     "RevokedDelegation",
+    "RevokedProviderGrant",
     "RotatedSigningKey",
     "SatisfiedChallenge",
     "Session",

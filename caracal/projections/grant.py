@@ -28,12 +28,21 @@ GRANTS = Table(
         "refresh_token_ref": "text",
         "token_expires_at": "timestamptz",
         "token_version": "integer",
+        "token_provider_id": "text",
     },
     final=("status", "ended_on", "access_token_ref", "refresh_token_ref"),
     indexes=("(zone_id, created_at DESC, id DESC)",),
 )
 
-grants = Projection("grants", GRANTS)
+grants = Projection(
+    "grants",
+    GRANTS,
+    ignored=(  # what is waited for is asked of the log: it is nobody's authority
+        Grant.AuthorizationStarted.TOPIC,
+        Grant.AuthorizationAnswered.TOPIC,
+        Grant.AuthorizationFailed.TOPIC,
+    ),
+)
 
 _FILTERS = {
     "application_id": "application_id = %s",
@@ -55,8 +64,18 @@ def credential_stored(fact: Fact) -> Change:
     # Not by the names of the data: the grant has an expires_at of its own.
     data = fact.data
     tokens = {name: data[name] for name in ("access_token_ref", "refresh_token_ref")}
-    version = {"token_expires_at": data["expires_at"], "token_version": data["token_version"]}
+    version = {
+        "token_expires_at": data["expires_at"],
+        "token_version": data["token_version"],
+        "token_provider_id": data.get("provider_id"),  # older facts do not say
+    }
     return Change(GRANTS, fact.aggregate_id, tokens | version)
+
+
+@grants.on(Grant.CredentialExpired)
+def credential_expired(fact: Fact) -> Change:
+    gone = dict.fromkeys(("access_token_ref", "refresh_token_ref", "token_expires_at"))
+    return Change(GRANTS, fact.aggregate_id, gone)
 
 
 @grants.on(Grant.Revoked)

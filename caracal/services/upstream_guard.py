@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
@@ -134,6 +135,19 @@ class UpstreamGuard:
             use_dns_cache=False,
             socket_factory=self._socket,
             **options,
+        )
+
+    def session(self, connections: int, per_host: int, **options: Any) -> aiohttp.ClientSession:
+        """Return a session for calls of ours to what others have named; ``options`` to aiohttp.
+
+        No cookies, no proxies of the environment, and the certificates that the system trusts.
+        """
+        connector = self.connector(
+            limit=connections, limit_per_host=per_host, ssl=ssl.create_default_context()
+        )
+        cookies = aiohttp.DummyCookieJar()
+        return aiohttp.ClientSession(
+            connector=connector, cookie_jar=cookies, trust_env=False, **options
         )
 
     def _host(self, url: URL) -> str:

@@ -12,12 +12,14 @@ import pytest
 from caracal.events.guards import Secret
 from caracal.events.provider import Provider
 from caracal.events.store.vault import Unreadable, Vault
+from caracal.mandate import SigningKey
 from caracal.projections.query import select
 from caracal.services.api.provider_kinds import KINDS
 from tests.api.running import Plane
 from tests.making import in_zone, sealed_config
 
 VAULT = Vault((bytes.fromhex("12" * 32),))
+KEY = SigningKey.generate("k").pem().decode()
 TYPED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "none": ({"allowed_upstream_hosts": ["api.example", "10.0.0.1"]}, {}),
     "caracal_mandate": ({"header_name": "X-Mandate", "auth_scheme": ""}, {}),
@@ -26,7 +28,12 @@ TYPED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "authorization_endpoint": "https://idp.example/authorize",
             "token_endpoint": "https://idp.example:8443/token",
             "revocation_endpoint": "https://idp.example/revoke",
-            "token_endpoint_auth_method": "client_secret_basic",
+            "token_endpoint_auth_method": "private_key_jwt",
+            "assertion_key_id": "k1",
+            "assertion_audience": "https://idp.example",
+            "issuer": "https://idp.example",
+            "authorization_response_iss_parameter_supported": True,
+            "allowed_return_urls": ["https://app.example/connected"],
             "allowed_token_hosts": ["idp.example"],
             "allowed_upstream_hosts": ["api.example"],
             "scopes": ["repo", "user:email"],
@@ -34,7 +41,7 @@ TYPED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "header_name": "Authorization",
             "auth_scheme": "token",
         },
-        {"client_secret": "hush hush, é"},
+        {"client_secret": "hush hush, é", "private_key": KEY},
     ),
     "oauth2_client_credentials": (
         {"token_endpoint": "https://idp.example/token", "token_endpoint_auth_method": "none"},
@@ -245,11 +252,11 @@ async def test_a_typed_kind_takes_no_others(api: Plane, kind: str) -> None:
     body = {
         "identifier": "provider://a",
         "kind": kind,
-        "config_json": {"other": 1, "issuer": "https://a.example"},
+        "config_json": {"other": 1, "realm": "https://a.example"},
         "secret_config": {"password": "hush", "header_name": "X"},
     }
     found = issues(await api.call("POST", f"/zones/{zone}/providers", body))
-    names = {"config_json": ("other", "issuer"), "secret_config": ("password", "header_name")}
+    names = {"config_json": ("other", "realm"), "secret_config": ("password", "header_name")}
     assert found.keys() == {f"{member}.{name}" for member in names for name in names[member]}
     for where, message in found.items():
         part = KINDS[kind].public if where.startswith("config") else KINDS[kind].secret
@@ -276,7 +283,12 @@ WRONG: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
     ("oauth2_authorization_code", "authorization_endpoint", NO_ENDPOINT),
     ("oauth2_authorization_code", "revocation_endpoint", NO_ENDPOINT),
     ("oauth2_client_credentials", "token_endpoint", NO_ENDPOINT),
+    ("oauth2_authorization_code", "issuer", NO_ENDPOINT),
+    ("oauth2_authorization_code", "allowed_return_urls", ([""], ["http://a"], "https://a", [1])),
     ("oauth2_client_credentials", "token_endpoint_auth_method", ("other", 1, [], "")),
+    ("oauth2_client_credentials", "assertion_key_id", ("", 1, [])),
+    ("oauth2_client_credentials", "assertion_audience", ("", 1, [])),
+    ("oauth2_client_credentials", "private_key", ("", 1, "hush", KEY[:-40], "a" * 8193)),
     ("oauth2_client_credentials", "allowed_token_hosts", NO_HOSTS),
     ("oauth2_client_credentials", "scopes", ("a", ["a b"], [""], [1], ["a"] * 65, {})),
     ("oauth2_client_credentials", "audience", ("", 1, [], "a" * 1025)),

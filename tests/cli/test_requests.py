@@ -148,6 +148,25 @@ REQUESTS: list[tuple[str, str, Any, Any]] = [
         {"id": "g"},
     ),
     ("grant revoke g", f"DELETE {Z}/grants/g", None, None),
+    ("provider-grant get g", f"GET {Z}/provider-grants/g", None, {"id": "g"}),
+    (
+        "provider-grant create --app a --resource r --scope x --user u",
+        f"POST {Z}/provider-grants",
+        {"application_id": "a", "resource_id": "r", "scopes": ["x"], "user_id": "u"},
+        {"id": "g"},
+    ),
+    (
+        "provider-grant authorize g --return-to https://a.example",
+        f"POST {Z}/provider-grants/oauth/authorize",
+        {"grant_id": "g", "return_to": "https://a.example"},
+        {"authorization_url": "https://p.example"},
+    ),
+    (
+        "provider-grant revoke g",
+        f"POST {Z}/provider-grants/revoke",
+        {"grant_id": "g"},
+        {"id": "g", "provider_revoked": True},
+    ),
     (
         "session list --status revoked --subject u",
         f"GET {Z}/sessions?status=revoked&subject=u",
@@ -303,7 +322,7 @@ def test_every_command_is_tried() -> None:
     tried = {" ".join(command.split()[:2]) for command, *_ in REQUESTS}
     elsewhere = {
         *("dead list", "dead show", "dead replay"),
-        *("policy test", "policy activate", "audit tail"),
+        *("policy test", "policy activate", "audit tail", "provider-grant connect"),
     }
     assert commands() - tried == elsewhere
 

@@ -42,6 +42,7 @@ def test_defaults(tmp_path: Path) -> None:
         assert settings.allow_private_upstreams == "loopback"
         assert settings.facts_hmac_key == made["api"].facts_hmac_key
         assert settings.database_url == SERVERS["DATABASE_URL"]
+    assert made["api"].api_url == "http://127.0.0.1:11"
     assert made["gateway"].gateway_sts_hmac_key == made["sts"].gateway_sts_hmac_key
     assert len(made["api"].zone_kek) == 1
 

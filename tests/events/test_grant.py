@@ -96,6 +96,7 @@ async def test_tokens_are_stored_and_refreshed() -> None:
             "refresh_token_ref": "a/refresh",
             "expires_at": clock.rfc3339(moment),
             "token_version": 1,
+            "provider_id": None,
         },
     )
     with in_zone():
@@ -108,6 +109,7 @@ async def test_tokens_are_stored_and_refreshed() -> None:
             "refresh_token_ref": "a/refresh",
             "expires_at": None,
             "token_version": 2,
+            "provider_id": None,
         },
     )
     assert set(store.held.vault) == {"b/access", "a/refresh"}
@@ -118,7 +120,7 @@ async def test_tokens_are_stored_and_refreshed() -> None:
     assert told(store)[-1][1]["token_version"] == 4
     assert set(store.held.vault) == {"d/access"}
     exported = export_of("grant.credential_stored", told(store)[-1][1])
-    assert exported == {"expires_at": None, "token_version": 4}
+    assert exported == {"expires_at": None, "token_version": 4, "provider_id": None}
 
 
 async def test_one_refresh_of_a_version_wins() -> None:

@@ -42,6 +42,7 @@ ABOUT_MEANING = {
     *("invalid_cursor", "no_fields", "invalid_rego", "invalid_schema_version"),
     *("invalid_policy_contract", "invalid_shadow_policy_contract"),
     *("retention_above_limit", "dcr_shutdown_not_applicable"),
+    *("authorization_state_invalid", "return_to_not_allowed"),
 }
 SHAPE = ("Input should", "String should", "List should", "Dictionary should", "Field required")
 """How the messages begin of what a schema says; our own validators have other words."""

@@ -60,3 +60,15 @@ async def test_tokens() -> None:
     assert "expires_at" not in row  # the grant itself has none
     assert rows[ended.aggregate_id]["status"] == "revoked"
     assert not {"access_token_ref", "refresh_token_ref"} & rows[ended.aggregate_id].keys()
+
+
+async def test_tokens_that_the_provider_has_ended() -> None:
+    app, resource = new_application(), new_resource()
+    grant = new_grant(app.aggregate_id, resource.aggregate_id)
+    with in_zone():
+        grant.store_credential(Credential(sealed("a"), sealed("r"), clock.now()))
+        grant.expire_credential(token_version=1)
+    row = reduced(grants, await store_with(app, resource, grant))["grants"][grant.aggregate_id]
+    gone = ("access_token_ref", "refresh_token_ref", "token_expires_at")
+    assert not set(gone) & row.keys()
+    assert (row["status"], row["token_version"]) == ("active", 1)

@@ -63,6 +63,7 @@ class Brokerage:
             VAULT.seal(f"{MARK}-{access}".encode()),
             VAULT.seal(f"{MARK}-{refresh}".encode()) if refresh else None,
             ends,
+            more.get("provider_id"),
         )
         with in_zone(self.tenant.id):
             grant.store_credential(credential)

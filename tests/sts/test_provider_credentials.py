@@ -21,6 +21,7 @@ from caracal.services.sts.app import create_app
 from caracal.services.sts.opened_secrets import OpenedSecrets
 from tests.backbone import eventually
 from tests.making import in_zone
+from tests.signing import ec_key, pem_of
 from tests.sts.brokering import Brokerage, ask, broker, config, directive, status
 from tests.sts.oauth_server import CLIENT_SECRET, HOST, MARK, OAuthServer, answering
 from tests.sts.world import VAULT, World, new_world, serving
@@ -290,14 +291,21 @@ async def test_without_a_new_refresh_token_the_old_one_stays_and_life_is_capped(
     assert directive(await ask(world, made))["expires_at"] - time.time() > 3500
 
 
+async def test_tokens_of_another_provider_go_nowhere(world: World, server: OAuthServer) -> None:
+    """The resource has another provider since: the old one's tokens are not for it to see."""
+    made, grant = await of_user(world, server, seconds=-1, provider_id="the one before")
+    assert await status(world, await ask(world, made)) == MISSING
+    assert server.calls == []
+    await made.tokens(grant, access="own", provider_id=made.provider.aggregate_id)
+    assert directive(await ask(world, made))["provider_token"] == f"{MARK}-own"
+
+
 async def test_what_cannot_be_refreshed(world: World, server: OAuthServer) -> None:
     made, _ = await of_user(world, server, seconds=-1, refresh=None)
     assert await status(world, await ask(world, made)) == FAILED
-    made, _ = await of_user(world, server, seconds=-1, refresh="unknown")
-    assert await status(world, await ask(world, made)) == FAILED
     assert await status(world, await world.post(made.form())) == FAILED
-    assert len(server.calls) == 2
-    server.calls.clear()
+    assert server.calls == []
+    made, _ = await of_user(world, server, seconds=-1)
     for settings in (
         config(server, allowed_token_hosts=["other.example"]),
         config(server, token_endpoint=server.url.replace("https", "http")),
@@ -345,8 +353,11 @@ async def test_a_lease_of_a_dead_replica_is_waited_for(world: World, server: OAu
     assert time.monotonic() - begun > 0.3
 
 
-async def test_a_token_that_a_peer_stored_meanwhile_wins(world: World, server: OAuthServer) -> None:
-    made, grant = await of_user(world, server, seconds=-1)
+@pytest.mark.parametrize("refresh", ["refresh-0", "ended at the provider"])
+async def test_a_token_that_a_peer_stored_meanwhile_wins(
+    world: World, server: OAuthServer, refresh: str
+) -> None:
+    made, grant = await of_user(world, server, seconds=-1, refresh=refresh)
     server.gate = asyncio.Event()
     asking = asyncio.create_task(ask(world, made))
     await eventually(lambda: called(server), what="the refresh")
@@ -439,10 +450,54 @@ async def test_one_more_failure_opens_it_again(world: World, server: OAuthServer
 async def test_users_whose_grant_the_provider_ended_open_no_circuit(
     world: World, server: OAuthServer
 ) -> None:
-    made, _ = await of_user(world, server, seconds=-1, refresh="unknown")
-    for _ in range(6):
+    made = await broker(world.tenant, "oauth2", config(server))
+    for _ in range(6):  # the newest grant is asked about
+        await made.tokens(await made.grant(), seconds=-1, refresh="unknown")
         assert await status(world, await ask(world, made)) == FAILED
     assert len(server.calls) == 6
+
+
+async def test_what_the_provider_has_ended_is_asked_for_once(
+    world: World, server: OAuthServer
+) -> None:
+    async with serving(create_app(world.settings)) as url:
+        other = World(url, world.settings, world.http, world.redis, world.log, world.tenant)
+        made, grant = await of_user(world, server, seconds=-1, refresh="unknown")
+        assert await status(world, await ask(world, made)) == FAILED
+        for replica in (world, other, world):
+            assert await status(world, await ask(replica, made)) == MISSING
+        assert len(server.calls) == 1
+        found = await world.log.find(Grant, grant.aggregate_id)
+        assert found is not None
+        assert (found.status, found.credential_expired) == ("active", True)
+        await made.tokens(found, access="anew")
+        for replica in (world, other):
+            assert directive(await ask(replica, made))["provider_token"] == f"{MARK}-anew"
+
+
+async def test_many_at_once_learn_that_it_has_ended(world: World, server: OAuthServer) -> None:
+    async with serving(create_app(world.settings)) as url:
+        other = World(url, world.settings, world.http, world.redis, world.log, world.tenant)
+        made, _ = await of_user(world, server, seconds=-1, refresh="unknown")
+        asking = (ask(one, made) for one in (world, other) * 4)
+        told = {await status(world, answer) for answer in await asyncio.gather(*asking)}
+        assert told <= {FAILED, MISSING}
+        assert len(server.calls) == 1
+
+
+async def test_a_provider_that_wants_assertions(world: World, server: OAuthServer) -> None:
+    key = ec_key()
+    server.key = key.public_key()
+    secrets = {"private_key": pem_of(key)}
+    made = await broker(world.tenant, "oauth2_client_credentials", config(server), secrets=secrets)
+    await made.grant(None)
+    for _ in range(2):  # the second one is at hand
+        assert directive(await ask(world, made))["provider_token"] == f"{MARK}-access-1"
+    broken = await broker(
+        world.tenant, "oauth2_client_credentials", config(server), secrets={"private_key": "K"}
+    )
+    await broken.grant(None)
+    assert await status(world, await ask(world, broken)) == MISSING
 
 
 # --- services ---------------------------------------------------------------------------------

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
-from caracal.services.sts import token_endpoint
-from caracal.services.sts.provider_directive import NoCredential
-from caracal.services.sts.token_endpoint import (
-    Client,
-    Failed,
-    Issued,
-    TokenEndpoint,
-    client_of,
-    issued_in,
-)
+from caracal.foreign_jwt import taken_apart
+from caracal.services import token_endpoint
+from caracal.services.provider_client import ASSERTION_TYPE, Client, algorithm_of, client_of
+from caracal.services.provider_kind import NoCredential
+from caracal.services.token_endpoint import Failed, Issued, TokenEndpoint, issued_in
 from caracal.services.upstream_guard import Mode, UpstreamGuard
+from tests.signing import PrivateKey, ec_key, pem_of, rsa_key
 from tests.sts.oauth_server import (
     CLIENT_ID,
     CLIENT_SECRET,
@@ -118,7 +115,7 @@ async def test_a_hostile_answer_gives_no_token(server: OAuthServer, name: str) -
     server.behaviour, asked = HOSTILE[name]
     with pytest.raises(Failed) as failed:
         await ask(client(server))
-    assert failed.value.counts
+    assert not failed.value.ended
     assert failed.value.status == "credential_refresh_failed"
     assert len(server.calls) == asked
     assert MARK not in str(failed.value)
@@ -151,7 +148,7 @@ async def test_a_grant_that_the_provider_ended_is_not_its_failure(server: OAuthS
     server.refresh_tokens.clear()
     with pytest.raises(Failed, match="invalid_grant") as failed:
         await ask(client(server))
-    assert not failed.value.counts
+    assert failed.value.ended
     assert len(server.calls) == ONCE
 
 
@@ -160,7 +157,7 @@ async def test_private_addresses_are_not_called(server: OAuthServer) -> None:
     for host in (HOST, "localhost", "2130706433", "[::1]", "[::ffff:127.0.0.1]"):
         with pytest.raises(Failed, match="address is not allowed") as failed:
             await ask(client(server, url=f"https://{host}:{port}/token"), "false")
-        assert failed.value.counts
+        assert not failed.value.ended
     assert server.calls == []
 
 
@@ -258,3 +255,115 @@ def test_whatever_is_answered_a_token_can_be_sent_or_there_is_none(body: Any) ->
 def test_no_bytes_are_a_surprise(content: bytes) -> None:
     with pytest.raises(Failed):
         issued_in(content)
+
+
+# --- private_key_jwt (RFC 7523) ---------------------------------------------------------------
+
+
+def signing(server: OAuthServer, key: PrivateKey, **config: Any) -> Client:
+    given = {"token_endpoint": server.url, "allowed_token_hosts": [HOST]} | config
+    known = {"client_id": CLIENT_ID, "config": given}
+    return client_of(known, {"private_key": pem_of(key)})
+
+
+@pytest.mark.parametrize(
+    ("make", "alg"), [(ec_key, "ES256"), (rsa_key, "RS256")], ids=["ec", "rsa"]
+)
+async def test_a_client_that_signs(
+    server: OAuthServer, make: Callable[[], PrivateKey], alg: str
+) -> None:
+    key = make()
+    server.key = key.public_key()
+    known = signing(server, key, assertion_key_id="k1")
+    assert known.method == "private_key_jwt"
+    assert (await ask(known)).access_token == f"{MARK}-access-1"
+    [call] = server.calls
+    assert (call["client"], call["client_assertion_type"]) == ("", ASSERTION_TYPE)
+    assert not {"client_secret"} & call.keys()
+    token = taken_apart(call["client_assertion"], ("jwt",))
+    assert token is not None
+    assert (token.alg, token.header["kid"]) == (alg, "k1")
+    assert pem_of(key) not in repr(known)
+
+
+async def test_each_request_has_an_assertion_of_its_own(server: OAuthServer) -> None:
+    key = ec_key()
+    server.key = key.public_key()
+
+    async def first(request: Any) -> Any:
+        server.behaviour = None
+        server.assertions.add(token_id(server.calls[0]))
+        return await answering("", 502)(request)
+
+    server.behaviour = first
+    assert (await ask(signing(server, key))).access_token == f"{MARK}-access-2"
+
+
+def token_id(call: dict[str, str]) -> str:
+    token = taken_apart(call["client_assertion"], ("jwt",))
+    assert token is not None
+    return str(token.jti)
+
+
+async def test_an_assertion_for_somebody_else_is_refused(server: OAuthServer) -> None:
+    key = ec_key()
+    server.key = ec_key().public_key()
+    with pytest.raises(Failed, match="answers 401"):
+        await ask(signing(server, key))
+    server.key = key.public_key()
+    with pytest.raises(Failed, match="answers 401"):
+        await ask(signing(server, key, assertion_audience="https://other.example"))
+
+
+@pytest.mark.parametrize(
+    "pem",
+    [
+        "",
+        "hush",
+        pem_of(ec.generate_private_key(ec.SECP384R1())),
+        pem_of(ed25519.Ed25519PrivateKey.generate()),
+        pem_of(ec_key()).replace("PRIVATE KEY", "PUBLIC KEY"),
+    ],
+    ids=["empty", "text", "P-384", "Ed25519", "public"],
+)
+async def test_what_is_no_key_signs_nothing(server: OAuthServer, pem: str) -> None:
+    with pytest.raises(ValueError) as refused:
+        algorithm_of(pem)
+    assert "hush" not in str(refused.value)
+    known = Client(URL(server.url), CLIENT_ID, pem, "private_key_jwt")
+    with pytest.raises(NoCredential, match="credential_not_provisioned"):
+        await ask(known)
+    assert server.calls == []
+
+
+# --- revocation (RFC 7009) --------------------------------------------------------------------
+
+
+async def revoke(server: OAuthServer, mode: Mode = "loopback") -> None:
+    endpoint = TokenEndpoint(UpstreamGuard(mode))
+    url = URL(f"{server.issuer}/revoke")
+    try:
+        await endpoint.revoke(client(server), url, f"{MARK}-refresh-0", "refresh_token")
+    finally:
+        await endpoint.close()
+
+
+async def test_a_token_is_revoked(server: OAuthServer) -> None:
+    await revoke(server)
+    [call] = server.revoked
+    assert call["token"] == f"{MARK}-refresh-0"
+    assert call["token_type_hint"] == "refresh_token"
+    assert server.refresh_tokens == set()
+
+
+@pytest.mark.parametrize("name", ["cut", "500", "endless", "huge", "redirect", "created"])
+async def test_a_hostile_answer_is_no_revocation(server: OAuthServer, name: str) -> None:
+    server.behaviour, _ = HOSTILE[name]
+    with pytest.raises(Failed):
+        await revoke(server)
+
+
+async def test_no_token_goes_to_a_private_address(server: OAuthServer) -> None:
+    with pytest.raises(Failed, match="address is not allowed"):
+        await revoke(server, "false")
+    assert server.revoked == []

@@ -12,7 +12,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 from yarl import URL
 
 from caracal import clock, telemetry
-from caracal.services.sts.token_endpoint import Client, Failed, TokenEndpoint
+from caracal.services.provider_client import Client
+from caracal.services.token_endpoint import Failed, TokenEndpoint
 from caracal.services.upstream_guard import UpstreamGuard
 from caracal.telemetry import Cause
 from tests.telemetry.recording import Recording, recording

@@ -32,6 +32,8 @@ from caracal.services.api import (
     policy_template,
     policy_validation,
     provider,
+    provider_callback,
+    provider_grant,
     resource,
     seed,
     session,
@@ -52,6 +54,7 @@ from caracal.services.documented import operation_id
 from caracal.services.health import Health
 from caracal.services.http import App, Body, Edge
 from caracal.services.refused_requests import Actor, Recorded, recording
+from caracal.services.token_endpoint import TokenEndpoint
 from caracal.services.traced import FASTAPI_OFF, Traced, exporting
 from caracal.settings import Settings
 
@@ -68,6 +71,8 @@ ROUTERS = (
     policy_simulation.router,
     policy_activation.router,
     grant.router,
+    provider_grant.router,
+    provider_callback.router,
     session.router,
     challenge.router,
     audit.router,
@@ -175,6 +180,8 @@ async def _start(settings: Settings, view: ApiView, stack: AsyncExitStack) -> Ap
     await view.tail.start()
     stack.push_async_callback(view.tail.stop)
     unproven = settings.admin_auth_fail_limit_per_min
+    endpoint = TokenEndpoint.of(settings)
+    stack.push_async_callback(endpoint.close)
     writer, refused = await recording(settings, stack, unproven_per_min=unproven)
     return Api(
         *parts,
@@ -184,6 +191,7 @@ async def _start(settings: Settings, view: ApiView, stack: AsyncExitStack) -> Ap
         redis=redis,
         writer=writer,
         refused=refused,
+        endpoint=endpoint,
     )
 
 

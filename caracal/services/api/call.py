@@ -18,6 +18,7 @@ from caracal.services.api.view import ApiView, invalid_admin_token
 from caracal.services.call import CommandCall, Parts, Thing
 from caracal.services.cascade import Cascade
 from caracal.services.refused_requests import RefusedRequests
+from caracal.services.token_endpoint import TokenEndpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class Api(Parts):
     redis: Redis
     writer: AuditWriter
     refused: RefusedRequests
+    endpoint: TokenEndpoint
 
 
 @dataclass(frozen=True, slots=True)

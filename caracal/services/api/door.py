@@ -22,6 +22,7 @@ _ZONE = re.compile(r"^/v1/zones/(?P<zone>[^/]+)(?P<rest>/.*)?$")
 _REGISTRATION = ("POST", "/applications/dcr")
 _SATISFY = re.compile(r"/v1/zones/[^/]+/step-up-challenges/[^/]+/satisfy")
 _TOKENS = re.compile(r"^/v1/admin-tokens(/|$)")
+_CALLBACK = re.compile(r"/v1/zones/[^/]+/provider-grants/oauth/callback")
 _READS = ("GET", "HEAD", "OPTIONS")
 _OPEN = ("/v1/policy-templates",)
 _OF_NO_ZONE = frozenset({"/v1/policies/validate"})
@@ -38,6 +39,11 @@ class Door:
         if scope["type"] != "http" or not _guarded(scope["path"]):
             await self._app(scope, receive, send)
             return
+        if is_callback(scope["path"]) and scope["method"] == "GET":
+            self._limits.check_callbacks(client_address(scope))
+            await self._check_zone(scope)
+            await self._app(scope, receive, send)
+            return
         token = await self._check(scope)
         with owned_by(token["zone_id"] or token["id"]):
             await self._app(scope, receive, send)
@@ -51,20 +57,24 @@ class Door:
         scope["state"]["token"] = token
         _check_capability(token, scope["method"], scope["path"])
         path = raw_path(scope)
-        match = _ZONE.match(path)
-        if match is None and _ZONE.match(scope["path"]):  # its slashes are encoded
+        if _ZONE.match(path) is None and _ZONE.match(scope["path"]):  # its slashes are encoded
             raise NotFound("not_found", "there is no such route")
-        zone_id = unquote(match["zone"]) if match else None
         if path not in _OF_NO_ZONE:
-            _check_scope(token, zone_id, scope["path"])
-        if match and zone_id is not None:
-            if not ID_PATTERN.fullmatch(zone_id):
-                raise BadInput("invalid_params", "a zone id has 1-128 of A-Z a-z 0-9 . _ : -")
-            if (scope["method"], match["rest"]) == _REGISTRATION:
-                await self._limits.check_registrations(zone_id)
-            if match["rest"]:
-                await self._view.need_zone(zone_id)
+            _check_scope(token, zone_of(scope), scope["path"])
+        await self._check_zone(scope)
         return token
+
+    async def _check_zone(self, scope: Scope) -> None:
+        match = _ZONE.match(raw_path(scope))
+        if match is None:
+            return
+        zone_id = unquote(match["zone"])
+        if not ID_PATTERN.fullmatch(zone_id):
+            raise BadInput("invalid_params", "a zone id has 1-128 of A-Z a-z 0-9 . _ : -")
+        if (scope["method"], match["rest"]) == _REGISTRATION:
+            await self._limits.check_registrations(zone_id)
+        if match["rest"]:
+            await self._view.need_zone(zone_id)
 
     async def _authenticated(self, scope: Scope, address: str) -> dict[str, Any]:
         try:
@@ -78,6 +88,11 @@ def zone_of(scope: Scope) -> str | None:
     """Return the zone that a path names, if any."""
     match = _ZONE.match(raw_path(scope))
     return unquote(match["zone"]) if match else None
+
+
+def is_callback(path: str) -> bool:
+    """Say whether a path is where browsers come back from a provider, without a token of ours."""
+    return _CALLBACK.fullmatch(path) is not None
 
 
 def _guarded(path: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -85,17 +86,7 @@ async def list_(
 @refuses("application_not_found", "resource_not_found", "grant_scopes_exceed_resource")
 async def create(zone_id: ZoneId, body: GrantInput, call: CallDep) -> GrantAnswer:
     """Grant scopes of a resource; without ``user_id`` to the application itself."""
-    grant_id, members = new_id(), body.model_dump()
-    made: list[Grant] = []
-
-    async def command() -> Saved:
-        await _check_application(call, zone_id, body.application_id)
-        resource = await _resource(call, zone_id, body.resource_id)
-        made[:] = [Grant.create(grant_id, zone_id=zone_id, of=resource.scopes, **members)]
-        return await call.api.log.save(*made)
-
-    await call.commit(command, zone_id)
-    return GrantAnswer.of(made[0])
+    return GrantAnswer.of(await granted(zone_id, body, call))
 
 
 @router.get("/{grant_id}")
@@ -113,7 +104,7 @@ async def get(zone_id: ZoneId, grant_id: PathId, call: CallDep) -> GrantAnswer:
 @refuses("grant_not_found")
 async def delete(zone_id: ZoneId, grant_id: PathId, call: CallDep) -> Response:
     """Revoke a grant and end the sessions of its user, or of its application. Idempotent."""
-    await call.end(_REVOKE, grant_id, zone_id, grant_not_found(grant_id))
+    await call.end(REVOKE, grant_id, zone_id, grant_not_found(grant_id))
     return no_content(call)
 
 
@@ -125,7 +116,33 @@ def _whose(grant: Grant) -> Whose:
     return Whose(zone_id, own)
 
 
-_REVOKE = Cascade(Grant, whose=_whose, end=Grant.revoke, end_late=Grant.revoke_late)
+REVOKE = Cascade(Grant, whose=_whose, end=Grant.revoke, end_late=Grant.revoke_late)
+
+
+async def granted(
+    zone_id: str,
+    body: GrantInput,
+    call: Call,
+    check: Callable[[Resource], Awaitable[object]] | None = None,
+) -> Grant:
+    """Create a grant; ``check`` may refuse the resource.
+
+    Raises:
+        CaracalError: no such application or resource, more scopes than it has, what ``check`` says.
+    """
+    grant_id, members = new_id(), body.model_dump()
+    made: list[Grant] = []
+
+    async def command() -> Saved:
+        await _check_application(call, zone_id, body.application_id)
+        resource = await live_resource(call, zone_id, body.resource_id)
+        if check is not None:
+            await check(resource)
+        made[:] = [Grant.create(grant_id, zone_id=zone_id, of=resource.scopes, **members)]
+        return await call.api.log.save(*made)
+
+    await call.commit(command, zone_id)
+    return made[0]
 
 
 async def _check_application(call: Call, zone_id: str, application_id: str) -> None:
@@ -134,7 +151,12 @@ async def _check_application(call: Call, zone_id: str, application_id: str) -> N
         raise application_not_found(application_id)
 
 
-async def _resource(call: Call, zone_id: str, resource_id: str) -> Resource:
+async def live_resource(call: Call, zone_id: str, resource_id: str) -> Resource:
+    """Return a resource of the zone.
+
+    Raises:
+        NotFound: 404 ``resource_not_found``, there is none, or it is archived.
+    """
     found = await call.find(Resource, resource_id, zone_id)
     if found is None or found.archived:
         raise resource_not_found(resource_id)

@@ -41,6 +41,7 @@ class Limits:
         self, *, requests_per_min: int, failures_per_min: int, registrations: Registrations
     ) -> None:
         self._requests, self._failures = Window(requests_per_min), Window(failures_per_min)
+        self._callbacks = Window(failures_per_min)
         self._registrations = registrations
 
     def check_failures(self, address: str) -> None:
@@ -54,6 +55,10 @@ class Limits:
     def check_requests(self, actor: str) -> None:
         """Count a request, and refuse it over the limit of its actor, from wherever it comes."""
         self._requests.enter(actor)
+
+    def check_callbacks(self, address: str) -> None:
+        """Count a callback, which nobody authenticates, and refuse it over an address's limit."""
+        self._callbacks.enter(network_of(address))
 
     async def check_registrations(self, zone_id: str) -> None:
         """Count a registration in a zone that need not exist, and refuse it over the limit."""

@@ -18,6 +18,7 @@ from fastapi.routing import APIRoute
 
 from caracal.services.api import examples
 from caracal.services.api.codes import STATUS_OF, TEXT_OF, declared, implied
+from caracal.services.api.door import is_callback
 from caracal.services.api.operational import PATHS as OPERATIONAL_PATHS
 from caracal.services.api.operational import SCHEMAS as OPERATIONAL_SCHEMAS
 from caracal.services.documented import ERROR, Document, clean, operation_id
@@ -132,7 +133,7 @@ def _complete(
     path: str, method: str, operation: Document, route: APIRoute, schemas: Mapping[str, Any]
 ) -> None:
     summary, description = _sentences(str(route.endpoint.__doc__ or ""))
-    public = path.startswith("/v1/policy-templates")
+    public = path.startswith("/v1/policy-templates") or is_callback(path)
     operation["summary"] = summary
     operation.pop("description", None)
     if description:

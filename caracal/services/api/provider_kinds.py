@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from fastapi.exceptions import RequestValidationError
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 
 from caracal.provider_config import Config
 from caracal.services.fields import HttpsUrl
 from caracal.services.models import Body, Text
+from caracal.services.provider_client import algorithm_of
 
 _IDENTIFIER = re.compile(r"provider://[a-z0-9]+(-[a-z0-9]+)*")
 
@@ -27,6 +28,14 @@ _HeaderName = Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}$
 _Scheme = Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{0,64}$")]
 # what one header field can carry, RFC 9110 section 5.5, as far as it is ASCII
 _HeaderValue = Annotated[str, Field(pattern=r"^[!-~]([ -~]{0,4094}[!-~])?$")]
+
+
+def _private_key(pem: str) -> str:
+    algorithm_of(pem)
+    return pem
+
+
+_PrivateKey = Annotated[str, Field(max_length=8192), AfterValidator(_private_key)]
 
 
 class _Keys(Body):
@@ -49,8 +58,10 @@ class _Carried(_Upstream):
 class _ClientCredentials(_Carried):
     token_endpoint: HttpsUrl | None = None
     token_endpoint_auth_method: (
-        Literal["client_secret_basic", "client_secret_post", "none"] | None
+        Literal["client_secret_basic", "client_secret_post", "private_key_jwt", "none"] | None
     ) = None
+    assertion_key_id: Text | None = None
+    assertion_audience: Text | None = None
     allowed_token_hosts: _Hosts | None = None
     scopes: _Scopes | None = None
     audience: Text | None = None
@@ -59,10 +70,14 @@ class _ClientCredentials(_Carried):
 class _AuthorizationCode(_ClientCredentials):
     authorization_endpoint: HttpsUrl | None = None
     revocation_endpoint: HttpsUrl | None = None
+    issuer: HttpsUrl | None = None
+    authorization_response_iss_parameter_supported: bool | None = None
+    allowed_return_urls: Annotated[list[HttpsUrl], Field(max_length=32)] | None = None
 
 
 class _ClientSecret(_Keys):
     client_secret: Text | None = None
+    private_key: _PrivateKey | None = None
 
 
 class _ApiKey(_Keys):

@@ -47,12 +47,24 @@ class ApiView:
             raise invalid_admin_token()
         return row
 
+    async def known_token(self, token_id: str) -> dict[str, Any] | None:
+        """Return the token with this id; None when it is revoked.
+
+        Raises:
+            Unavailable: 503 ``state_stale``.
+        """
+        await self._need_fresh()
+        row = self.tokens.live(token_id)
+        return None if row is None or self._is_parked(row) else row
+
+    def _is_parked(self, row: dict[str, Any]) -> bool:
+        return self.tail is not None and row["id"] in self.tail.parked
+
     def _find(self, digest: str) -> dict[str, Any] | None:
         rows = self._by_digest(digest)
         # The index compares by hash; the last word is constant-time.
         same = (row for row in rows if compare_digest(row["token_sha256"], digest))
-        parked = self.tail.parked if self.tail is not None else ()
-        return next((row for row in same if row["id"] not in parked), None)
+        return next((row for row in same if not self._is_parked(row)), None)
 
     async def _need_fresh(self) -> None:
         if self.tail is not None and self.tail.age > self._max_staleness:

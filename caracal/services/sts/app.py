@@ -40,7 +40,7 @@ from caracal.services.sts.policies import Policies
 from caracal.services.sts.policy_reports import PolicyReports
 from caracal.services.sts.provider_credentials import ProviderCredentials
 from caracal.services.sts.provider_guard import Circuits, Leases
-from caracal.services.sts.provider_tokens import Asking, Lives, ServiceTokens, UserTokens
+from caracal.services.sts.provider_tokens import Asking, ServiceTokens, UserTokens
 from caracal.services.sts.recorder import Recorder
 from caracal.services.sts.revocation import Revocation
 from caracal.services.sts.routes import Route, Routes
@@ -51,10 +51,10 @@ from caracal.services.sts.shadow import Shadows
 from caracal.services.sts.signing_keys import SigningKeys
 from caracal.services.sts.step_up import StepUp
 from caracal.services.sts.subject_token import Proofs
-from caracal.services.sts.token_endpoint import TokenEndpoint
 from caracal.services.sts.token_exchange import Rules, TokenExchange
 from caracal.services.sts.token_request import MAX_BODY
 from caracal.services.sts.view import StsView
+from caracal.services.token_endpoint import Lives, TokenEndpoint
 from caracal.services.traced import Traced, exporting
 from caracal.services.upstream_guard import UpstreamGuard
 from caracal.settings import Settings
@@ -262,9 +262,7 @@ async def _log(settings: Settings, database: Pool, stack: AsyncExitStack) -> tup
 def _credentials(
     settings: Settings, view: StsView, database: Pool, log: Log, redis: Redis
 ) -> ProviderCredentials:
-    # No UPSTREAM_HOST_ALLOWLIST: each provider says which hosts its tokens come from.
-    mode = "false" if settings.is_runtime else settings.allow_private_upstreams
-    endpoint = TokenEndpoint(UpstreamGuard(mode))
+    endpoint = TokenEndpoint.of(settings)
     secrets = OpenedSecrets(database, Vault(settings.zone_kek))
     asking, lives = Asking(endpoint, Circuits(redis)), Lives(settings.max_grant_ttl_seconds)
     users = UserTokens(view, log, secrets, asking, Leases(redis), lives)

@@ -14,11 +14,11 @@ from caracal.events.store.redis import GONE
 from caracal.foreign_jwt import ForeignJwt, taken_apart
 from caracal.mandate import numeric_date
 from caracal.projections.memory import Row
+from caracal.services.provider_client import ASSERTION_TYPE
 from caracal.services.sts.client_keys import ClientKeys
 from caracal.services.sts.refusals import audit_unavailable
 from caracal.services.sts.token_request import TokenRequest
 
-ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 MAX_LIFE = 300.0
 LEEWAY = 60.0
 _TYPES = (None, "jwt", "client-authentication+jwt")  # never a proof, never a mandate

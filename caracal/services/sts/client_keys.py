@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -47,13 +46,8 @@ class ClientKeys:
 
     def __init__(self, guard: UpstreamGuard) -> None:
         self._guard = guard
-        self._session = aiohttp.ClientSession(
-            connector=guard.connector(
-                limit=_CONNECTIONS, limit_per_host=_PER_HOST, ssl=ssl.create_default_context()
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=FETCH_SECONDS),
-            trust_env=False,
+        self._session = guard.session(
+            _CONNECTIONS, _PER_HOST, timeout=aiohttp.ClientTimeout(total=FETCH_SECONDS)
         )
         # Not a second longer than 5 minutes: what a client has taken back must not serve.
         self._cache = KeyCache(self._fetch, parse, stale_life=0)

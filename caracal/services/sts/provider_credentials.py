@@ -16,22 +16,20 @@ import orjson
 from caracal.events.base import Fact
 from caracal.events.store.vault import Unreadable
 from caracal.projections.memory import Row
-from caracal.services.sts.exchange import Exchange
-from caracal.services.sts.opened_secrets import OpenedSecrets
-from caracal.services.sts.provider_directive import (
+from caracal.services.provider_client import Client, client_of
+from caracal.services.provider_kind import (
     GRANT_REQUIRED,
     NOT_PROVISIONED,
-    Brokered,
     Kind,
     NoCredential,
     Source,
-    Token,
     kind_of,
-    upstream_of,
-    version_of,
 )
+from caracal.services.sts.exchange import Exchange
+from caracal.services.sts.opened_secrets import OpenedSecrets
+from caracal.services.sts.provider_directive import Brokered, upstream_of, version_of
 from caracal.services.sts.provider_tokens import ServiceTokens, UserTokens
-from caracal.services.sts.token_endpoint import Client, TokenEndpoint, client_of
+from caracal.services.token_endpoint import Token, TokenEndpoint
 
 _API_KEY_BYTES = 8192
 _GRACE_SECONDS = 5.0
@@ -80,7 +78,7 @@ class ProviderCredentials:
             return Brokered((resource["provider_id"], 0), refused=missing)
         found = Brokered(version_of(provider))
         try:
-            kind = kind_of(provider)
+            kind = kind_of(provider["kind"], provider["config"])
             found = replace(found, upstream=upstream_of(kind, provider["config"]))
             if kind.source is Source.MANDATE:
                 return found
@@ -98,7 +96,7 @@ class ProviderCredentials:
         self, exchange: Exchange, resource: Row, provider: Row, kind: Kind
     ) -> tuple[Row, Token]:
         if kind.source is Source.USER:
-            grant = _with_token(exchange, resource)
+            grant = _with_token(exchange, resource, provider)
             return grant, await self.users.token(provider["id"], self._client(provider), grant)
         grant = _newest(exchange, resource)
         if kind.source is Source.SERVICE:
@@ -129,17 +127,18 @@ def _newest(exchange: Exchange, resource: Row) -> Row:
     raise _no_grant()
 
 
-def _with_token(exchange: Exchange, resource: Row) -> Row:
-    """Return the newest grant of the user that has tokens."""
+def _with_token(exchange: Exchange, resource: Row, provider: Row) -> Row:
+    """Return the newest grant of the user that has tokens: of this provider, no other gets them."""
     if exchange.subject is None:
         raise NoCredential(NOT_PROVISIONED, "there is no user without a subject token")
     own = [one for one in exchange.grants(resource) if one["user_id"] == exchange.user]
     if not own:
         raise _no_grant()
     for grant in own:
-        if grant["access_token_ref"] is not None:
+        issuer = grant.get("token_provider_id")  # older rows do not say
+        if grant["access_token_ref"] is not None and issuer in (None, provider["id"]):
             return grant
-    raise NoCredential(NOT_PROVISIONED, "the grant has no tokens", unknown=True)
+    raise NoCredential(NOT_PROVISIONED, "the grant has no tokens of this provider", unknown=True)
 
 
 def _stored(secrets: Mapping[str, Any], name: str) -> Token:

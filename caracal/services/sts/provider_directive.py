@@ -4,73 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
-from enum import Enum, auto
 from typing import Any
 
 from caracal.projections.memory import Row
-
-NOT_PROVISIONED = "credential_not_provisioned"
-REFRESH_FAILED = "credential_refresh_failed"
-GRANT_REQUIRED = "grant_required"
-
-
-class NoCredential(Exception):
-    """A resource is refused in step E.
-
-    Attributes:
-        status: ``evaluation_status`` of the audit entry.
-        reason: what the operator is told there, never a secret.
-        unknown: the view knows no such thing: to be looked for once more.
-    """
-
-    def __init__(self, status: str, reason: str, *, unknown: bool = False) -> None:
-        super().__init__(f"{status}: {reason}")
-        self.status, self.reason, self.unknown = status, reason, unknown
-
-
-class Source(Enum):
-    """Where the credential of a kind of provider comes from."""
-
-    MANDATE = auto()
-    STORED = auto()
-    SERVICE = auto()
-    USER = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """How a kind authenticates: default scheme, and the name of a stored secret."""
-
-    source: Source
-    auth_mode: str
-    auth_scheme: str = "Bearer"
-    secret: str = ""
-
-
-_USER = Kind(Source.USER, "provider_oauth")
-_SERVICE = Kind(Source.SERVICE, "provider_oauth")
-_MANDATE = Kind(Source.MANDATE, "caracal_jwt")
-_API_KEY = Kind(Source.STORED, "provider_apikey", "", "api_key")
-_KINDS: Mapping[str, Kind] = {
-    "oauth2": _USER,
-    "oidc": _USER,
-    "apikey": _API_KEY,
-    "none": _MANDATE,
-    "caracal_mandate": _MANDATE,
-    "oauth2_authorization_code": _USER,
-    "oauth2_client_credentials": _SERVICE,
-    "api_key": _API_KEY,
-    "bearer_token": Kind(Source.STORED, "provider_apikey", "Bearer", "bearer_token"),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """What the upstream takes; ``expires_at`` where its end is known."""
-
-    value: str = field(repr=False)
-    expires_at: datetime | None = None
+from caracal.services.provider_kind import NOT_PROVISIONED, Kind, NoCredential
+from caracal.services.token_endpoint import Token
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,20 +72,6 @@ class Brokered:
 def version_of(provider: Row) -> tuple[str, int]:
     """Return what differs when the provider has changed."""
     return provider["id"], provider["position"]
-
-
-def kind_of(provider: Row) -> Kind:
-    """Return how the provider authenticates.
-
-    Raises:
-        NoCredential: ``workload`` and unknown kinds have no credential.
-    """
-    name = provider["kind"]
-    if name == "oauth2" and provider["config"].get("grant_type") == "client_credentials":
-        return _SERVICE
-    if (kind := _KINDS.get(name)) is None:
-        raise NoCredential(NOT_PROVISIONED, f"no credential of kind {name}")
-    return kind
 
 
 def upstream_of(kind: Kind, config: Mapping[str, Any]) -> Upstream:

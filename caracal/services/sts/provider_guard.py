@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from redis.asyncio import Redis
 
 from caracal.events.store.redis import GONE
-from caracal.services.sts.provider_directive import REFRESH_FAILED, NoCredential
+from caracal.services.provider_kind import REFRESH_FAILED, NoCredential
 
 logger = logging.getLogger(__name__)
 LEASE_SECONDS = 15

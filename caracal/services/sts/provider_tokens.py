@@ -18,35 +18,24 @@ from caracal.events.store.appender import VersionConflict
 from caracal.events.store.log import Log, Saved
 from caracal.events.store.vault import Unreadable
 from caracal.projections.memory import Row
-from caracal.services.sts.flights import Flights
-from caracal.services.sts.opened_secrets import OpenedSecrets
-from caracal.services.sts.provider_directive import (
+from caracal.services.provider_client import Client, wanted
+from caracal.services.provider_kind import (
     GRANT_REQUIRED,
+    NOT_PROVISIONED,
     REFRESH_FAILED,
     NoCredential,
-    Token,
 )
+from caracal.services.sts.flights import Flights
+from caracal.services.sts.opened_secrets import OpenedSecrets
 from caracal.services.sts.provider_guard import Circuits, Leases
-from caracal.services.sts.token_endpoint import Client, Failed, Issued, TokenEndpoint
 from caracal.services.sts.view import StsView
+from caracal.services.token_endpoint import Failed, Issued, Lives, Token, TokenEndpoint, sealed
 
 logger = logging.getLogger(__name__)
 Known = Callable[[], Awaitable[Client]]
 _LEAST_SECONDS = 30
 _SAVES, _PAUSE_SECONDS = 3, 0.025
 _REACH_SECONDS = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class Lives:
-    """Caps the life of what is issued; ``max_seconds`` is also that of tokens without one."""
-
-    max_seconds: int
-
-    def token(self, issued: Issued) -> Token:
-        """Return the token with its end, counted from now."""
-        seconds = min(issued.seconds or self.max_seconds, self.max_seconds)
-        return Token(issued.access_token, clock.now() + timedelta(seconds=seconds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +56,7 @@ class Asking:
             issued = await self.endpoint.ask(client, form)
         except Failed as failure:
             logger.warning("provider %s: %s", provider_id, failure.reason)
-            if failure.counts:
+            if not failure.ended:
                 await self.circuits.failed(provider_id)
             raise
         await self.circuits.succeeded(provider_id)
@@ -125,15 +114,36 @@ class UserTokens:
         except (Unreadable, UnicodeDecodeError):
             raise NoCredential(REFRESH_FAILED, "the refresh token cannot be opened") from None
         form = {"grant_type": "refresh_token", "refresh_token": kept}
-        issued = await self.asking(provider_id, await client(), form)
-        return await self._saved(grant, issued)
-
-    async def _saved(self, grant: Row, issued: Issued) -> Token:
-        """Keep what was issued; what a peer has kept meanwhile wins."""
+        try:
+            issued = await self.asking(provider_id, await client(), form)
+        except Failed as failure:
+            return await self._failed(grant, failure)
         token = self.lives.token(issued)
+        credential = sealed(self.secrets.vault, issued, token.expires_at)
+        peers = await self._saved(grant, lambda found: _refresh(found, grant, credential))
+        return token if peers is None else peers
+
+    async def _failed(self, grant: Row, failure: Failed) -> Token:
+        """Note for all replicas that the provider has ended the refresh token, if it has.
+
+        Raises:
+            NoCredential: the failure, unless a peer has kept a token meanwhile.
+        """
+        if not failure.ended:
+            raise failure
+        version = grant["token_version"]
+        peers = await self._saved(
+            grant, lambda found: found.expire_credential(token_version=version)
+        )
+        if peers is None:
+            raise failure
+        return peers
+
+    async def _saved(self, grant: Row, decide: Callable[[Grant], None]) -> Token | None:
+        """Save a decision; what a peer has kept meanwhile wins, and is returned."""
         for _ in range(_SAVES):
             try:
-                saved = await self._save(grant, issued, token)
+                saved = await self._save(grant, decide)
             except RefreshedMeanwhile:
                 await self.view.look_again()
                 return await self._kept(self._active(grant["id"]))
@@ -143,21 +153,15 @@ class UserTokens:
                 await asyncio.sleep(_PAUSE_SECONDS)
             else:
                 await self.view.following.reach(saved.position or 0, _REACH_SECONDS)
-                return token
-        raise NoCredential(REFRESH_FAILED, "the refreshed token cannot be kept")
+                return None
+        raise NoCredential(REFRESH_FAILED, "what came of the refresh cannot be kept")
 
-    async def _save(self, grant: Row, issued: Issued, token: Token) -> Saved:
+    async def _save(self, grant: Row, decide: Callable[[Grant], None]) -> Saved:
         found = await self.log.find(Grant, grant["id"])
         if found is None:
             raise _gone()
-        seal, refresh = self.secrets.vault.seal, issued.refresh_token
-        credential = Credential(
-            seal(token.value.encode()),
-            seal(refresh.encode()) if refresh else None,
-            token.expires_at,
-        )
         with acting(zone_id=grant["zone_id"], actor="system", actor_name="provider refresh"):
-            found.refresh_credential(credential, token_version=grant["token_version"])
+            decide(found)
             return await self.log.save(found)
 
     async def _kept(self, grant: Row) -> Token:
@@ -172,8 +176,10 @@ class UserTokens:
 
     def _active(self, grant_id: str) -> Row:
         row = self.view.grants.live(grant_id)
-        if row is None or row["access_token_ref"] is None:
+        if row is None:
             raise _gone()
+        if row["access_token_ref"] is None:
+            raise NoCredential(NOT_PROVISIONED, "the grant has no tokens any more")
         return row
 
 
@@ -217,10 +223,14 @@ class ServiceTokens:
         return await self.flights.join(key, lambda: self._fetched(provider, client, made_of))
 
     async def _fetched(self, provider: Row, client: Client, made_of: tuple[Any, ...]) -> Token:
-        form = {"grant_type": "client_credentials", **_wanted(provider["config"])}
+        form = {"grant_type": "client_credentials", **wanted(provider["config"])}
         token = self._lives.token(await self._asking(provider["id"], client, form))
         self._kept[provider["id"]] = _Kept(made_of, token)
         return token
+
+
+def _refresh(found: Grant, grant: Row, credential: Credential) -> None:
+    found.refresh_credential(credential, token_version=grant["token_version"])
 
 
 def is_fresh(grant: Row) -> bool:
@@ -232,13 +242,6 @@ def is_fresh(grant: Row) -> bool:
 def _lasts(token: Token) -> bool:
     ends = token.expires_at
     return ends is not None and ends > clock.now() + timedelta(seconds=_LEAST_SECONDS)
-
-
-def _wanted(config: Mapping[str, Any]) -> dict[str, str]:
-    scopes, audience = config.get("scopes") or config.get("scope"), config.get("audience")
-    scope = " ".join(map(str, scopes)) if isinstance(scopes, list) else scopes
-    wanted = {"scope": scope, "audience": audience}
-    return {name: value for name, value in wanted.items() if isinstance(value, str) and value}
 
 
 def _gone() -> NoCredential:

@@ -12,10 +12,11 @@ from dataclasses import replace
 from caracal.errors import CaracalError, Forbidden, TooMany
 from caracal.events.challenge import ChallengeType
 from caracal.projections.memory import Row
+from caracal.services.provider_kind import NOT_PROVISIONED
 from caracal.services.sts.exchange import Exchange, Granted, Verdict
 from caracal.services.sts.policies import Policies, Ruling
 from caracal.services.sts.policy_input import policy_input
-from caracal.services.sts.provider_directive import NOT_PROVISIONED, Brokered
+from caracal.services.sts.provider_directive import Brokered
 from caracal.services.sts.refusals import InteractionRequired
 
 EVAL_FAILED = "policy_eval_failed"
