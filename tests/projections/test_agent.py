@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from caracal.events.agent import fallen
+from caracal.events.agent import Agent, fallen
 from caracal.events.agent_graph import AgentGraph
-from caracal.events.application import ArchiveReason
+from caracal.events.application import Application, ArchiveReason
+from caracal.events.store.memory import MemoryLog
 from caracal.projections.agent import agents
 from caracal.projections.delegation import delegations
 from caracal.projections.revocation import revocations
@@ -84,12 +85,17 @@ async def test_rows_of_agents_and_edges_through_a_life() -> None:
     assert second.aggregate_id not in reduced(delegations, store)["delegations"]
 
 
-async def test_an_end_without_edges_is_applied_all_the_same() -> None:
-    """Its command waits for every read model that knows its event: one without a change, too."""
+async def alone() -> tuple[Application, Agent, MemoryLog]:
+    """An application with one agent, and their log."""
     app = new_application()
     session = new_session(app.aggregate_id)
     agent = new_agent(session)
-    store = await store_with(app, session, agent)
+    return app, agent, await store_with(app, session, agent)
+
+
+async def test_an_end_without_edges_is_applied_all_the_same() -> None:
+    """Its command waits for every read model that knows its event: one without a change, too."""
+    app, agent, store = await alone()
     graph = AgentGraph(ZONE, {agent.aggregate_id: row_of(agent)}, {})
     with in_zone():
         agent.terminate(graph.of_agents([agent.aggregate_id]))
@@ -106,10 +112,7 @@ async def test_an_end_without_edges_is_applied_all_the_same() -> None:
     [("requested", "application_archived"), ("dcr_shutdown", "dcr_shutdown")],
 )
 async def test_agents_of_an_archived_application(said: ArchiveReason, reason: str) -> None:
-    app = new_application()
-    session = new_session(app.aggregate_id)
-    agent = new_agent(session)
-    store = await store_with(app, session, agent)
+    app, agent, store = await alone()
     graph = AgentGraph(ZONE, {agent.aggregate_id: row_of(agent)}, {})
     with in_zone():
         app.archive(graph.of_agents([agent.aggregate_id]), said)
