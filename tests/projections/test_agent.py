@@ -95,7 +95,7 @@ async def alone() -> tuple[Application, Agent, MemoryLog]:
 
 async def test_an_end_without_edges_is_applied_all_the_same() -> None:
     """Its command waits for every read model that knows its event: one without a change, too."""
-    app, agent, store = await alone()
+    _, agent, store = await alone()
     graph = AgentGraph(ZONE, {agent.aggregate_id: row_of(agent)}, {})
     with in_zone():
         agent.terminate(graph.of_agents([agent.aggregate_id]))
