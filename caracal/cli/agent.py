@@ -42,7 +42,7 @@ def tree(
     cli: Cli,
     root: Annotated[
         str | None,
-        typer.Argument(metavar="[ROOT]", help="Only this agent, and all below it."),
+        typer.Argument(metavar="ROOT", help="Only this agent, and all below it."),
     ] = None,
     all: All = False,  # noqa: A002 - the option's name
     limit: Limit = None,

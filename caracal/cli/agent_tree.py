@@ -18,7 +18,7 @@ from caracal.cli.picture import (
     drawn,
     named,
     shortened,
-    styled,
+    symbol,
     symbols_of,
 )
 from caracal.cli.reading import PAGE, Read, names_of
@@ -136,7 +136,7 @@ class AgentTree:
 
         def of(agent: Row) -> Text:
             life, app = self.life(agent), agent["application_id"]
-            line = styled(f"{symbols[life.state]} ", COLOURS[life.state])
+            line = symbol(life.state, symbols)
             line.append(ids[agent["id"]], style="bold")
             line.append(f" {named(self.names.get(app, app))}{able(agent)}")
             line.append(f" {printable(agent.get('kind') or '')}  ", style="dim")

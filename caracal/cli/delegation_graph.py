@@ -20,7 +20,7 @@ from caracal.cli.picture import (
     drawn,
     named,
     shortened,
-    styled,
+    symbol,
     symbols_of,
 )
 from caracal.cli.reading import PAGE, Read, names_of
@@ -92,6 +92,11 @@ class DelegationGraph:
         """Return whether an agent acts."""
         agent = self.known.get(agent_id)
         return "dead" if agent is None else Life.of(agent, self.now).state
+
+    def called(self, agent_id: str, application_id: str) -> str:
+        """Return what an agent is called: its application, and what it can do."""
+        name = named(self.applications.get(application_id, application_id))
+        return f"{name}{able(self.known.get(agent_id))}"
 
     def state(self, edge: Row) -> State:
         """Return whether an edge lends anything now: both its ends must act for that."""
@@ -171,13 +176,13 @@ class Lines:
     def source(self, edge: Row) -> Text:
         """Return the line of an agent whose authority is its own."""
         state = self.graph.state_of_agent(edge[SOURCE])
-        line = styled(f"{self.symbols[state]} ", COLOURS[state])
+        line = symbol(state, self.symbols)
         return self._agent(line, edge, SOURCE).append(f" {state}", style=COLOURS[state])
 
     def edge(self, edge: Row) -> Text:
         """Return the two lines of an edge: to whom, what; then on which terms."""
         state = self.graph.state(edge)
-        line = styled(f"{self.symbols[state]} ", COLOURS[state]).append(f"{self.arrow} ")
+        line = symbol(state, self.symbols).append(f"{self.arrow} ", style=COLOURS[state])
         scopes = printable(", ".join(edge["scopes"])) or "no scope"
         self._agent(line, edge, TARGET).append(f": {scopes}", style=COLOURS[state])
         terms = f"\n{_INDENT}{self.ids[edge['id']]} {printable(self.graph.lends(edge))}, "
@@ -187,11 +192,9 @@ class Lines:
         return ("" if state != "suspended" else "suspended, ") + self.graph.time_of(edge)
 
     def _agent(self, line: Text, edge: Row, end: str) -> Text:
-        app = edge[_APPLICATION[end]]
         style = "bold reverse" if edge[end] == self.mark else "bold"
         line.append(self.ids[edge[end]], style=style)
-        name = named(self.graph.applications.get(app, app))
-        return line.append(f" {name}{able(self.graph.known.get(edge[end]))}")
+        return line.append(f" {self.graph.called(edge[end], edge[_APPLICATION[end]])}")
 
 
 def hops(edge: Row) -> int:

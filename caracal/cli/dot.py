@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from caracal.cli.delegation_graph import SOURCE, TARGET, DelegationGraph, agents_of
 from caracal.cli.forest import Row
-from caracal.cli.picture import Part, State, named, shortened
+from caracal.cli.picture import Part, State, shortened
 from caracal.cli.reading import READ_MOST
 from caracal.cli.text import printable
 
@@ -35,7 +35,7 @@ def _body(graph: DelegationGraph, part: Part) -> Iterator[str]:
     ids = shortened(agents)
     for agent_id, app in agents.items():
         state = graph.state_of_agent(agent_id)
-        lines = (named(graph.applications.get(app, app)), ids[agent_id], state)
+        lines = (graph.called(agent_id, app), ids[agent_id], state)
         yield f"  {quoted(agent_id)} [{_attributes(state, lines)}];"
     for edge in edges:
         ends = " -> ".join(quoted(edge[end]) for end in (SOURCE, TARGET))

@@ -149,6 +149,11 @@ def styled(text: str, style: str = "") -> Text:
     return Text(text, style=style)
 
 
+def symbol(state: State, symbols: Symbols) -> Text:
+    """Return the beginning of a line: the symbol of a state, in its colour."""
+    return styled("").append(f"{symbols[state]} ", style=COLOURS[state])
+
+
 def totals(noun: str, states: Counter[State], symbols: Symbols) -> Text:
     """Return ``3 agents: ● 2 live, ✗ 1 dead``: what there is, and what the symbols say."""
     line = styled(f"{states.total()} {noun}{'' if states.total() == 1 else 's'}")
