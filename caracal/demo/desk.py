@@ -122,8 +122,8 @@ class Desk:
         self.screen.line(f"\n$ caracal {' '.join(asked)}")
         where = ["--data-dir", stack["data_dir"], "--api-url", stack["api_url"]]
         where += ["--coordinator-url", stack["coordinator_url"]]
-        if command_line([*asked, *where], standalone_mode=False):
-            raise StepFailed(f"caracal {' '.join(words)} failed")
+        if code := command_line([*asked, *where], standalone_mode=False):
+            raise StepFailed(f"the picture: caracal {' '.join(words)} ended with {code}")
 
 
 async def tell_of_a_desk(admin: ControlPlane, scene: Scene, screen: Screen) -> dict[str, str]:
