@@ -160,6 +160,9 @@ def test_what_is_chosen_hangs_together(
     forest = Forest(rows, "above")
     reached = list(forest.walk())
     assert len(reached) == len(set(reached)) <= len(rows)
+    for row_id in forest.rows:
+        path = forest.path(row_id)
+        assert len(path) == len(set(path))
     shown = forest.chosen(limit, lambda row: int(row["id"]) in dead)
     assert len(shown) == min(limit, len(reached))
     for row_id in shown:
@@ -349,6 +352,12 @@ def test_the_graph_for_graphviz() -> None:
     assert [first["style"], second["style"]] == ["solid", "dotted"]
     assert found.comments == []
     assert read(dot(graph, graph.part(1))).comments == ["// 1 of 2 delegations are not shown"]
+
+
+def test_a_label_is_no_html() -> None:
+    graph = graph_of(edge("e", "a", "b"), app="&lt;b&gt;")
+    (drawn, _) = read(dot(graph, graph.part(None))).nodes.values()
+    assert label(drawn)[0] == "&lt;b&gt;"
 
 
 @given(st.lists(st.text(max_size=20), min_size=2, max_size=2, unique=True), st.text(max_size=2))
