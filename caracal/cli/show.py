@@ -11,7 +11,7 @@ import typer
 from caracal.cli.text import cell, json_bytes, printable, title
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.text import Text
 
 Row = Mapping[str, Any]
@@ -77,6 +77,21 @@ class Output:
         """Print the JSON document."""
         typer.echo(json_bytes(value))
 
+    @property
+    def is_ascii(self) -> bool:
+        """Whether the output cannot say more than ASCII."""
+        return _console().options.ascii_only
+
+    def text(self, text: str) -> None:
+        """Print a text of more lines, as it is."""
+        typer.echo(text, nl=False)
+
+    def picture(self, *parts: RenderableType) -> None:
+        """Print what is drawn."""
+        console = _console()
+        for part in parts:
+            _print_drawn(part, console)
+
     def note(self, sentence: str) -> None:
         """Say something that is no result, beside the output."""
         typer.echo(printable(sentence), err=True)
@@ -112,8 +127,12 @@ def _print_table(columns: Sequence[str], cells: Sequence[Sequence[Text]], consol
         table.add_column(title(name), overflow="fold", min_width=whole, no_wrap=bool(whole))
     for line in cells:
         table.add_row(*line)
+    _print_drawn(table, console)
+
+
+def _print_drawn(drawn: RenderableType, console: Console) -> None:
     with console.capture() as printed:
-        console.print(table)
+        console.print(drawn)
     for text in printed.get().splitlines():
         typer.echo(text.rstrip(), color=console.is_terminal)
 

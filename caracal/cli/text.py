@@ -71,11 +71,17 @@ def time(text: str, *, relative: bool) -> str:
 
 
 def _distance(seconds: int) -> str:
+    if not seconds:
+        return "now"
+    return f"{span(seconds)} ago" if seconds > 0 else f"in {span(-seconds)}"
+
+
+def span(seconds: float) -> str:
+    """Return how long that is, in its greatest unit: ``3 min``."""
     for size, unit in _STEPS:
-        if abs(seconds) >= size:
-            count = abs(seconds) // size
-            return f"{count} {unit} ago" if seconds > 0 else f"in {count} {unit}"
-    return "now"
+        if seconds >= size:
+            return f"{int(seconds) // size} {unit}"
+    return "0 s"
 
 
 def clock_time(text: str) -> str:

@@ -21,6 +21,7 @@ class AgentSession(TypedDict):
     session_sid: str
     subject_session_id: str
     status: Literal["active", "suspended", "terminated", "expired"]
+    status_reason: NotRequired[str | None]
     depth: int
     spawned_at: str
     terminated_at: str | None
@@ -71,10 +72,20 @@ class Agents(Namespace[D]):
 
     @many
     def list(
-        self, zone_id: str, *, limit: int | None = None, cursor: str | None = None
+        self,
+        zone_id: str,
+        *,
+        status: Literal["active", "suspended", "terminated"] | None = None,
+        root: str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
     ) -> Listing[AgentSession]:
-        """List sessions of every status, newest first: all of them, or a page of ``limit``."""
-        return listing(coordinator("GET", zone_id, "agents", query=page(limit, cursor)), limit)
+        """List sessions, newest first: all of them, or a page of ``limit``.
+
+        Without ``status`` of every status; with ``root`` only that session and those below it.
+        """
+        query = (("status", status), ("root", root), *page(limit, cursor))
+        return listing(coordinator("GET", zone_id, "agents", query=query), limit)
 
     list_page, iter = list.by_page(), list.each()
 

@@ -69,12 +69,24 @@ class Delegations(Namespace[D]):
     """
 
     @many
+    def list(
+        self, zone_id: str, *, limit: int | None = None, cursor: str | None = None
+    ) -> Listing[DelegationEdge]:
+        """List the edges of every status, newest first: all of them, or a page of ``limit``."""
+        query = page(limit, cursor)
+        return listing(coordinator("GET", zone_id, "delegations", query=query), limit)
+
+    list_page, iter = list.by_page(), list.each()
+
+    @many
     def active(
         self, zone_id: str, *, limit: int | None = None, cursor: str | None = None
     ) -> Listing[ActiveDelegationEdge]:
         """List the edges that hold now: all of them, or a page of ``limit``."""
         query = page(limit, cursor)
         return listing(coordinator("GET", zone_id, "delegations", "active", query=query), limit)
+
+    iter_active = active.each()
 
     @many
     def inbound(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Self
@@ -30,11 +31,18 @@ class Answer:
 
 
 class Agent:
-    """A client that holds an ambient token and names the scope it needs, call by call."""
+    """A client that holds an ambient token and names the scope it needs, call by call.
 
-    def __init__(self, gateway: str, resource: str, token: str) -> None:
+    Args:
+        envelope: headers that say as which agent, by which delegation it calls.
+    """
+
+    def __init__(
+        self, gateway: str, resource: str, token: str, envelope: Mapping[str, str] | None = None
+    ) -> None:
         self.url = f"{gateway}/mcp"
         self.headers = {"Authorization": f"Bearer {token}", "X-Caracal-Resource": resource}
+        self.headers |= envelope or {}
         self._http = httpx2.AsyncClient(
             headers=self.headers, timeout=60, event_hooks={"response": [self._keep]}
         )

@@ -1,4 +1,4 @@
-"""What to try next: curl lines that work as pasted, for a second application."""
+"""What to try next: lines that work as pasted, for a second application."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ async def say_what_to_try(admin: ControlPlane, scene: Scene, screen: Screen) -> 
         directory / "operator.headers", {"Authorization": f"Bearer {scene.stack['admin_token']}"}
     )
     zone = scene.stack["api_url"] + scene.path
+    here = f"--zone {scene.zone['id']} --data-dir {quote(scene.stack['data_dir'])}"
     gateway = f"{scene.stack['gateway_url']}/mcp -H {agent}"
     for what, line in {
         "Call a tool": f"curl -sS {gateway} {_call(READ, 'search', text='backup')}",
@@ -45,6 +46,8 @@ async def say_what_to_try(admin: ControlPlane, scene: Scene, screen: Screen) -> 
         "See what was decided, and why": (
             f"curl -sS '{zone}/audit?limit=3' -H {operator} | python3 -m json.tool"
         ),
+        "Draw which agents there were": f"caracal agent tree --all {here}",
+        "and who handed what to whom": f"caracal delegation graph --all {here}",
         "Open a stream": f"curl -sSN --raw {gateway} {_call(READ, 'replay', every_ms=2000)}",
         "and end it from another terminal": (
             f"curl -sS -X DELETE {zone}/grants/{grant['id']} -H {operator}"

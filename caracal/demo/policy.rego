@@ -10,7 +10,7 @@ default result := {
 	"diagnostics": [{"reason": "name the scope you need, and call one tool that reads"}],
 }
 
-open := {"incidents:read"}
+open := {"incidents:read", "agent:lifecycle"}
 
 reading := {"search", "get", "summarize", "replay"}
 

@@ -8,7 +8,7 @@ from importlib.resources import files
 from caracal.demo.control import ControlPlane, Json, ambient_token
 from caracal.demo.screen import Screen
 
-READ, WRITE = "incidents:read", "incidents:write"
+READ, WRITE, LIFECYCLE = "incidents:read", "incidents:write", "agent:lifecycle"
 RESOURCE = "resource://incidents"
 
 
@@ -43,7 +43,7 @@ async def make_scene(
         resource = await admin.post(
             f"{path}/resources",
             identifier=RESOURCE,
-            scopes=[READ, WRITE],
+            scopes=[READ, WRITE, LIFECYCLE],
             protocol="mcp",
             upstream_url=tools,
         )
@@ -76,13 +76,15 @@ async def make_application(admin: ControlPlane, path: str, name: str) -> Json:
     return await admin.post(f"{path}/applications", name=name, credential_type="token")
 
 
-async def make_grant(admin: ControlPlane, path: str, application: Json, resource: Json) -> Json:
-    """Grant an application both scopes; what of it is allowed, policy decides."""
+async def make_grant(
+    admin: ControlPlane, path: str, application: Json, resource: Json, *more: str
+) -> Json:
+    """Grant an application both scopes, and ``more``; what of it is allowed, policy decides."""
     return await admin.post(
         f"{path}/grants",
         application_id=application["id"],
         resource_id=resource["id"],
-        scopes=[READ, WRITE],
+        scopes=[READ, WRITE, *more],
     )
 
 

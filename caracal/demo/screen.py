@@ -10,7 +10,7 @@ from rich.console import Console
 
 Say = Callable[[str], None]
 
-_INDENT = " " * 44
+_INDENT = " " * 38
 
 
 class StepFailed(Exception):
@@ -51,8 +51,8 @@ class Screen:
 
     def _print(self, name: str, took: str, said: list[str]) -> None:
         self._console.print(f"{self._steps:>4}  ", style="dim", end="")
-        self._console.print(f"{name:<24}", style="bold", end="")
-        self._console.print(f"{took:>12}  ", style="cyan", end="")
+        self._console.print(f"{name:<20}", style="bold", end="")
+        self._console.print(f"{took:>10}  ", style="cyan", end="")
         self._console.print(f"\n{_INDENT}".join(said))
 
 

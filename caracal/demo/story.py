@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable
-from typing import Any
 
-import psycopg
-
-from caracal.demo.agent import Agent, Answer
-from caracal.demo.control import ControlPlane, Json
+from caracal.demo.agent import Agent
+from caracal.demo.control import ControlPlane
+from caracal.demo.desk import tell_of_a_desk
 from caracal.demo.epilogue import say_what_to_try
+from caracal.demo.evidence import expect, soon, trail, verified, why
 from caracal.demo.scene import READ, RESOURCE, WRITE, Scene, make_scene, token_of
 from caracal.demo.screen import Screen, StepFailed, milliseconds
 from caracal.demo.wire import Stream, read_stream, tool_call
-from caracal.projections.audit_chain import ChainReport, verify_chain
-
-_PATIENCE = 10.0  # s for what follows at once
-_POLL = 0.02  # s
 
 
 async def tell(stack: dict[str, str], tools: str, screen: Screen) -> None:
@@ -42,6 +36,7 @@ async def tell(stack: dict[str, str], tools: str, screen: Screen) -> None:
             calls = await work(agent, admin, scene, screen)
             screen.headline("The operator revokes the grant while the agent reads a stream")
             calls |= await revoke(agent, admin, scene, screen)
+        calls |= await tell_of_a_desk(admin, scene, screen)
         screen.headline("The evidence")
         await prove(admin, scene, calls, screen)
         screen.headline("Try next, while it serves (Ctrl-C ends it)")
@@ -129,39 +124,3 @@ async def prove(admin: ControlPlane, scene: Scene, calls: dict[str, str], screen
         if not report.ok or not report.checked:
             raise StepFailed(f"{report.checked} entries, findings: {report.findings}")
         say(f"{report.checked} entries, each with its content's hash and the one before: unbroken")
-
-
-async def trail(admin: ControlPlane, scene: Scene, request_id: str) -> list[Json]:
-    """Return what is known of a request; the ledger follows the decisions within a moment."""
-    limit = time.monotonic() + _PATIENCE
-    while time.monotonic() < limit:
-        if entries := await admin.get(f"{scene.path}/audit/by-request/{request_id}"):
-            return list(entries)
-        await asyncio.sleep(_POLL)
-    raise StepFailed(f"the audit trail does not know request {request_id}")
-
-
-def why(entry: Json) -> str:
-    """Return the policies that determined a decision, or else how far it came."""
-    return ", ".join(entry["determining_policies_json"] or [entry["evaluation_status"] or ""])
-
-
-async def verified(scene: Scene) -> ChainReport:
-    """Verify the zone's chain against the ledger itself, not against what the API says of it."""
-    keys = tuple(bytes.fromhex(key) for key in scene.stack["audit_hmac_key"].split(","))
-    async with await psycopg.AsyncConnection.connect(scene.stack["database_url"]) as db:
-        return await verify_chain(db, scene.zone["id"], keys)
-
-
-async def soon(what: str, *awaited: Awaitable[Any]) -> list[Any]:
-    """Return the results of all ``awaited``, or raise StepFailed when they take too long."""
-    try:
-        return await asyncio.wait_for(asyncio.gather(*awaited), _PATIENCE)
-    except TimeoutError:
-        raise StepFailed(f"waited {_PATIENCE:.0f} s for {what}") from None
-
-
-def expect(answer: Answer, status: int) -> None:
-    """Raise StepFailed unless the call came to ``status``."""
-    if answer.status != status:
-        raise StepFailed(f"expected {status}, got {answer.status} {answer.refusal}")

@@ -124,10 +124,15 @@ def _signal(record: Record, **fields: str | None) -> Fields:
     return known | ({"zone_id": zone_id} if zone_id is not None else {}) | {"fact": record.name}
 
 
+def reason_of(event: str, members: Mapping[str, Any]) -> str:
+    """Return why what an event ends, or suspends, comes to that: its own word, or the event's."""
+    if event == "application.archived":
+        return _ARCHIVED_APPLICATION.get(members["reason"], "application_archived")
+    return _FORCED_REASONS.get(event) or str(members.get("reason", "requested"))
+
+
 def _reason(record: Record) -> str:
-    if record.name == "application.archived":
-        return _ARCHIVED_APPLICATION.get(record.state["reason"], "application_archived")
-    return _FORCED_REASONS.get(record.name) or str(record.state.get("reason", "requested"))
+    return reason_of(record.name, record.state)
 
 
 def _revoke_signals(record: Record) -> list[Fields]:

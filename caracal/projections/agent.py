@@ -8,7 +8,7 @@ from caracal.events.agent import Agent
 from caracal.events.application import Application
 from caracal.events.base import Fact
 from caracal.events.delegation import Delegation
-from caracal.events.topics import FACT_TOPIC_OF
+from caracal.events.topics import FACT_TOPIC_OF, reason_of
 from caracal.events.zone import Zone
 from caracal.projections.memory import RecentTable
 from caracal.projections.projection import Projection
@@ -34,9 +34,10 @@ AGENTS = Table(
         "idempotency_sha256": "text",
         "spawned_at": "timestamptz",
         "status": "text",
+        "status_reason": "text",
         "terminated_at": "timestamptz",
     },
-    final=("status", "terminated_at"),
+    final=("status", "status_reason", "terminated_at"),
     indexes=(
         "(zone_id, id DESC)",
         "(zone_id, parent_id, id)",
@@ -56,19 +57,26 @@ def spawned(fact: Fact) -> Put:
 
 @agents.on(Agent.Suspended)
 def suspended(fact: Fact) -> list[Change]:
-    return [Change(AGENTS, agent_id, {"status": "suspended"}) for agent_id in changed_ids(fact)]
+    columns = {"status": "suspended", "status_reason": reason_of(fact.name, fact.data)}
+    return [Change(AGENTS, agent_id, columns) for agent_id in changed_ids(fact)]
 
 
 @agents.on(Agent.Resumed)
 def resumed(fact: Fact) -> list[Change]:
-    columns = {"status": "active", "heartbeat_deadline_at": fact.data["heartbeat_deadline_at"]}
+    deadline = fact.data["heartbeat_deadline_at"]
+    columns = {"status": "active", "status_reason": None, "heartbeat_deadline_at": deadline}
     return [Change(AGENTS, agent_id, columns) for agent_id in changed_ids(fact)]
 
 
 @agents.on(Agent.Terminated, Delegation.Revoked, Application.Archived, Zone.Archived)
 def ended(fact: Fact) -> End:
-    ids = changed_ids(fact)
-    return end(AGENTS, ids, status="terminated", terminated_at=fact.occurred_at)
+    return end(
+        AGENTS,
+        changed_ids(fact),
+        status="terminated",
+        status_reason=reason_of(fact.name, fact.data),
+        terminated_at=fact.occurred_at,
+    )
 
 
 def changed_ids(fact: Fact) -> list[str]:
@@ -94,9 +102,23 @@ async def get_agent(db: Db, zone_id: str, agent_id: str) -> dict[str, Any] | Non
     return rows[0] if rows else None
 
 
-async def list_agents(db: Db, zone_id: str, page: IdPage) -> list[dict[str, Any]]:
-    """Return agents of any status, one more than the page holds."""
-    return await page_by_id(db, f"{_SEEN} AND a.zone_id = %s", [zone_id], page, "a.id")
+async def list_agents(
+    db: Db, zone_id: str, page: IdPage, *, status: str | None = None, root: str | None = None
+) -> list[dict[str, Any]]:
+    """Return agents, one more than the page holds.
+
+    Args:
+        status: of these only; None of any.
+        root: only this one and those below it.
+    """
+    statement, arguments = f"{_SEEN} AND a.zone_id = %s", [zone_id]
+    if status is not None:
+        live = "" if status == "terminated" else " AND a.ended_at IS NULL"
+        statement, arguments = f"{statement}{live} AND a.status = %s", [*arguments, status]
+    if root is not None:
+        statement += " AND (a.id = %s OR a.ancestors @> to_jsonb(%s::text))"
+        arguments += [root, root]
+    return await page_by_id(db, statement, arguments, page, "a.id")
 
 
 async def list_children(db: Db, zone_id: str, parent_id: str, page: IdPage) -> list[dict[str, Any]]:

@@ -37,6 +37,7 @@ DELEGATIONS = Table(
     },
     final=("status", "edge_version", "revoked_at"),
     indexes=(
+        "(zone_id, id DESC)",
         "(zone_id, id DESC) WHERE ended_at IS NULL",
         "(zone_id, target_session_id, id DESC)",
         "(zone_id, source_session_id, id DESC)",
@@ -92,6 +93,11 @@ async def get_delegation(db: Db, zone_id: str, edge_id: str) -> dict[str, Any] |
     """Return an edge of the zone, ended or not."""
     rows = await select(db, f"{_SEEN} AND id = %s", [zone_id, edge_id])
     return rows[0] if rows else None
+
+
+async def list_delegations(db: Db, zone_id: str, page: IdPage) -> list[dict[str, Any]]:
+    """Return the edges of a zone, of any status, one more than the page holds."""
+    return await page_by_id(db, _SEEN, [zone_id], page)
 
 
 async def list_active(db: Db, zone_id: str, moment: datetime, page: IdPage) -> list[dict[str, Any]]:

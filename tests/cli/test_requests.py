@@ -216,12 +216,14 @@ REQUESTS: list[tuple[str, str, Any, Any]] = [
     ("template get t", "GET /v1/policy-templates/t", None, {"id": "t", "content": "package x\n"}),
     ("bootstrap --force", "POST /v1/local/bootstrap", {"force": True}, {"zone_id": "z1"}),
     ("agent list", f"GET {W}/agents", None, []),
+    ("agent list --status active --root a", f"GET {W}/agents?status=active&root=a", None, []),
     ("agent get a", f"GET {W}/agents/a", None, {"id": "a"}),
     ("agent children a", f"GET {W}/agents/a/children", None, []),
     ("agent effective-authority a", f"GET {W}/agents/a/effective-authority", None, {"id": "a"}),
     ("agent suspend a", f"PATCH {W}/agents/a/suspend", None, {"suspended": True}),
     ("agent resume a", f"PATCH {W}/agents/a/resume", None, {"resumed": True}),
     ("agent terminate a --reason done", f"DELETE {W}/agents/a?reason=done", None, None),
+    ("delegation list", f"GET {W}/delegations", None, []),
     ("delegation active", f"GET {W}/delegations/active", None, []),
     ("delegation inbound a", f"GET {W}/delegations/inbound/a", None, []),
     ("delegation outbound a", f"GET {W}/delegations/outbound/a", None, []),
@@ -323,6 +325,7 @@ def test_every_command_is_tried() -> None:
     elsewhere = {
         *("dead list", "dead show", "dead replay"),
         *("policy test", "policy activate", "audit tail", "provider-grant connect"),
+        *("agent tree", "delegation graph"),
     }
     assert commands() - tried == elsewhere
 

@@ -14,6 +14,7 @@ from caracal.events.application import Application
 from caracal.events.base import Fall
 from tests.backbone import new_zone
 from tests.coordinator.running import Crew, Ship, ids, ship, unknown
+from tests.coordinator.trees import edge, planted
 from tests.making import in_zone, new_application
 
 
@@ -46,6 +47,7 @@ async def test_spawned_shown_and_listed(crew: Crew) -> None:
         "session_class": "instance",
         "capabilities": ["plan"],
         "status": "active",
+        "status_reason": None,
         "depth": 0,
         "ttl_seconds": 3600,
         "metadata": {"a": 1},
@@ -206,6 +208,50 @@ async def test_pages(crew: Crew) -> None:
     alias = await crew.call("GET", f"//v1/zones/{crew.zone}/agents?limit=2")
     assert ids(alias.json()) == made[:2]
     assert alias.links["next"]["url"].startswith(f"/v1/zones/{crew.zone}/agents?")
+
+
+async def test_lists_by_status_and_by_root(crew: Crew) -> None:
+    tree = await planted(crew)
+    await crew.call("PATCH", f"/agents/{tree.child}/suspend")
+    await crew.call("DELETE", f"/agents/{tree.sibling}")
+    for query, found in {
+        "status=active": [tree.further, tree.outside, tree.root],
+        "status=suspended": [tree.grandchild, tree.child],
+        "status=terminated": [tree.sibling],
+        f"root={tree.root}": [tree.sibling, tree.grandchild, tree.child, tree.root],
+        f"root={tree.child}": [tree.grandchild, tree.child],
+        f"root={tree.root}&status=active": [tree.root],
+        f"root={unknown()}": [],
+        f"root={tree.root}&limit=1&cursor={tree.grandchild}": [tree.child],
+    }.items():
+        assert ids((await crew.call("GET", f"/agents?{query}")).json()) == found, query
+    linked = await crew.call("GET", f"/agents?root={tree.root}&status=suspended&limit=1")
+    more = await crew.call("GET", f"/{linked.links['next']['url']}")
+    assert ids(linked.json() + more.json()) == [tree.grandchild, tree.child]
+    for query in ("status=asleep", "root=a%20b", "root="):
+        assert refusal(await crew.call("GET", f"/agents?{query}")) == (400, "invalid_query")
+
+
+async def test_why_an_agent_does_not_act(crew: Crew) -> None:
+    tree = await planted(crew)
+    led = await edge(crew, tree.outside, tree.further)
+
+    async def reasons() -> dict[str, str | None]:
+        rows = (await crew.call("GET", "/agents")).json()
+        return {row["id"]: row["status_reason"] for row in rows if row["status"] != "active"}
+
+    await crew.call("PATCH", f"/agents/{tree.child}/suspend")
+    assert await reasons() == {tree.child: "requested", tree.grandchild: "requested"}
+    await crew.call("PATCH", f"/agents/{tree.child}/resume")
+    assert await reasons() == {}
+    rows = (await crew.call("GET", "/agents")).json()
+    assert {row["status_reason"] for row in rows} == {None}
+    await crew.call("DELETE", f"/agents/{tree.child}?reason=done")
+    await crew.call(
+        "PATCH", f"/delegations/{led.aggregate_id}/revoke", scopes=["coordinator.admin"]
+    )
+    ended = {tree.child: "done", tree.grandchild: "done", tree.further: "delegation_revoked"}
+    assert await reasons() == ended
 
 
 @pytest.mark.parametrize(

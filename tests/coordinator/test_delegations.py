@@ -105,6 +105,8 @@ async def test_revoked_with_all_it_leads_to(crew: Crew) -> None:
         assert shown["edge_version"] == 1
         assert shown["revoked_at"] is not None
     assert await listed(crew, "/delegations/active") == []
+    assert await listed(crew, "/delegations") == ids([beside, second, first])
+    assert set((await crew.statuses("/delegations")).values()) == {"revoked"}
     again = await crew.call("PATCH", f"/delegations/{first['id']}/revoke")
     assert told(again) == (404, "delegation_not_found")
     traversed = await crew.call("GET", f"/delegations/{first['id']}/traverse")
@@ -152,7 +154,7 @@ async def test_pages(crew: Crew) -> None:
     a = await crew.spawn()
     edges = [await delegated(crew, a, await crew.spawn()) for _ in range(3)]
     newest_first = ids(edges)[::-1]
-    for path in ("/delegations/active", f"/delegations/outbound/{a['id']}"):
+    for path in ("/delegations", "/delegations/active", f"/delegations/outbound/{a['id']}"):
         answer = await crew.call("GET", f"{path}?limit=2")
         assert ids(answer.json()) == newest_first[:2]
         link = answer.links["next"]["url"]

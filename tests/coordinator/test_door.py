@@ -38,6 +38,8 @@ ROUTES = (
     ("PATCH", "/invocations/any/start"),
     ("PATCH", "/invocations/any/cancel"),
     ("PATCH", "/invocations/any/complete"),
+    ("POST", "/delegations"),
+    ("GET", "/delegations"),
     ("GET", "/nothing"),
 )
 OF_OPERATOR = {
@@ -47,6 +49,7 @@ OF_OPERATOR = {
     ("PATCH", "/agents/any/suspend"),
     ("PATCH", "/agents/any/resume"),
     ("DELETE", "/agents/any"),
+    ("GET", "/delegations"),
 }
 
 
@@ -198,7 +201,7 @@ async def test_the_operator(crew: Crew, method: str, path: str) -> None:
     answer = await crew.call(method, path, token=OPERATOR)
     if (method, path) in OF_OPERATOR:
         assert answer.status_code == (
-            200 if path == "/agents" else 200 if "children" in path else 404
+            200 if path in ("/agents", "/delegations") or "children" in path else 404
         )
     else:
         assert refusal(answer) == (401, "invalid_token")

@@ -36,6 +36,16 @@ STEPS = (
     "revoke grant",
     "streams cut",
     "next call, refused",
+    "open a desk",
+    "lend to a lead",
+    "lend to two helpers",
+    "the reader reads",
+    "the scribe writes",
+    "why denied",
+    "mandates, before",
+    "revoke one edge",
+    "mandates, after",
+    "next call, refused",
     "audit trail",
     "verify the chain",
     "a second application",
@@ -114,6 +124,28 @@ def is_open(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def check_pictures(out: str) -> None:
+    """Who acts and who lent what to whom: first all of it lives, then what hung on the lead not."""
+    pictures = re.findall(r"^\$ caracal (.+?) --zone .+\n((?:.+\n)+\n.+)$", out, re.MULTILINE)
+    commands = ("agent tree", "delegation graph", "agent tree --all", "delegation graph --all")
+    assert tuple(command for command, _ in pictures) == commands
+    before, lent, after, ended = (picture for _, picture in pictures)
+    for picture, last in (
+        (before, "4 agents: ● 4 live"),
+        (lent, "3 delegations: ● 3 live"),
+        (after, "4 agents: ● 1 live, ✗ 3 dead"),
+        (ended, "3 delegations: ✗ 3 dead"),
+    ):
+        lines = picture.splitlines()
+        assert lines[-1] == last
+        assert max(map(len, lines)) <= 80
+        names = [line.partition("Newsroom/")[2].split()[0].strip(":") for line in lines
+                 if "Newsroom/" in line]  # fmt: skip
+        assert names == ["desk", "lead", "reader", "scribe"]
+    assert after.count("dead: delegation_revoked") == 3
+    assert ended.count("revoked ") == 3
+
+
 def test_once_tells_every_step_and_ends_with_0(demo: type[Demo]) -> None:
     code, out, err = demo("--once").end()
     assert (code, err) == (0, "")
@@ -126,9 +158,17 @@ def test_once_tells_every_step_and_ends_with_0(demo: type[Demo]) -> None:
         "reason: an agent may not write to the register",
         "trailer X-Caracal-Revoked: true",
         "401  invalid_token: ",
+        "403  annotate: access_denied: requested scopes exceed delegation scopes",
+        "delegation_invalid: requested scopes exceed delegation scopes",
+        "3 delegations, 3 agents end with it",
+        "403  access_denied: delegation edge inactive or expired",
         "unbroken",
     ):
         assert what in out
+    mandates = re.findall(r"(lead|reader|scribe) +(minted, active|refused, (\d+\.\d) ms)", out)
+    assert [name for name, *_ in mandates] == ["lead", "reader", "scribe"] * 2
+    assert [bool(took) for *_, took in mandates] == [False] * 3 + [True] * 3
+    check_pictures(out)
     trail = out.partition("audit trail")[2].partition("verify the chain")[0]
     told = [line.split() for line in trail.splitlines()]
     assert ["search", "token_exchange", "allow", "incidents/read"] in [each[-4:] for each in told]
@@ -164,6 +204,11 @@ def test_a_second_run_serves_on_and_its_lines_work_as_pasted(demo: type[Demo], k
     assert came[-2] == "x-caracal-revoked: true\n"
     assert "invalid_token" in pasted(search)
 
+    for line in (line for line in lines if line.startswith("caracal ")):
+        shell = (
+            f"caracal() {{ {sys.executable} -c 'from caracal.cli import main; main()' \"$@\"; }}; "
+        )
+        assert "Newsroom/lead" in pasted(shell + line)
     assert not any(stack["admin_token"] in line for line in lines)
     assert {file.stat().st_mode & 0o777 for file in (kept / "demo").iterdir()} == {0o600}
     running.process.send_signal(signal.SIGTERM)

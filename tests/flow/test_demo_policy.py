@@ -22,6 +22,8 @@ async def test_it_may_be_stored() -> None:
     ("scopes", "mcp", "allowed"),
     [
         (["incidents:read"], None, True),  # a token, a stream
+        (["agent:lifecycle"], None, True),  # a token of the Coordinator
+        (["agent:lifecycle", "incidents:write"], None, False),
         (["incidents:read"], {"method": "tools/list"}, True),
         (["incidents:read"], {"method": "tools/call", "name": "search"}, True),
         (["incidents:read"], {"method": "tools/call", "name": "annotate"}, False),

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
-from caracal.events.agent import fallen
+import pytest
+
+from caracal.events.agent import Agent, fallen
 from caracal.events.agent_graph import AgentGraph
+from caracal.events.application import Application, ArchiveReason
+from caracal.events.store.memory import MemoryLog
 from caracal.projections.agent import agents
 from caracal.projections.delegation import delegations
 from caracal.projections.revocation import revocations
@@ -42,9 +46,11 @@ async def test_rows_of_agents_and_edges_through_a_life() -> None:
         "active",
         "suspended",
     ]
+    assert rows[below.aggregate_id]["status_reason"] == "requested"
     with in_zone():
         b.resume([fallen(ZONE, row_of(one)) for one in (b, below)])
     await store.save(b)
+    assert "status_reason" not in reduced(agents, store)["agents"][b.aggregate_id]
     marks = reduced(revocations, store)["revocations"]
     assert marks[b.aggregate_id]["resumed"] > marks[b.aggregate_id]["stopped"]
     with in_zone():
@@ -60,6 +66,8 @@ async def test_rows_of_agents_and_edges_through_a_life() -> None:
         "terminated",
     ]
     assert rows[b.aggregate_id]["terminated_at"]
+    reasons = [rows[one.aggregate_id].get("status_reason") for one in nodes]
+    assert reasons == [None, "delegation_revoked", None, "delegation_revoked"]
     tables = reduced(delegations, store)
     edges = tables["delegations"]
     assert edges[first.aggregate_id]["status"] == "revoked"
@@ -77,12 +85,17 @@ async def test_rows_of_agents_and_edges_through_a_life() -> None:
     assert second.aggregate_id not in reduced(delegations, store)["delegations"]
 
 
-async def test_an_end_without_edges_is_applied_all_the_same() -> None:
-    """Its command waits for every read model that knows its event: one without a change, too."""
+async def alone() -> tuple[Application, Agent, MemoryLog]:
+    """An application with one agent, and their log."""
     app = new_application()
     session = new_session(app.aggregate_id)
     agent = new_agent(session)
-    store = await store_with(app, session, agent)
+    return app, agent, await store_with(app, session, agent)
+
+
+async def test_an_end_without_edges_is_applied_all_the_same() -> None:
+    """Its command waits for every read model that knows its event: one without a change, too."""
+    _, agent, store = await alone()
     graph = AgentGraph(ZONE, {agent.aggregate_id: row_of(agent)}, {})
     with in_zone():
         agent.terminate(graph.of_agents([agent.aggregate_id]))
@@ -92,3 +105,17 @@ async def test_an_end_without_edges_is_applied_all_the_same() -> None:
     assert "delegation_epochs" not in {
         one.operation.table.name for one in delegations.reduce(ended)
     }
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [("requested", "application_archived"), ("dcr_shutdown", "dcr_shutdown")],
+)
+async def test_agents_of_an_archived_application(said: ArchiveReason, reason: str) -> None:
+    app, agent, store = await alone()
+    graph = AgentGraph(ZONE, {agent.aggregate_id: row_of(agent)}, {})
+    with in_zone():
+        app.archive(graph.of_agents([agent.aggregate_id]), said)
+    await store.save(app)
+    row = reduced(agents, store)["agents"][agent.aggregate_id]
+    assert (row["status"], row["status_reason"]) == ("terminated", reason)

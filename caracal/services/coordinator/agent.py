@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel
 
 from caracal import clock
 from caracal.events.agent import agent_not_found
+from caracal.ids import ID_PATTERN
 from caracal.projections.agent import AGENTS, get_agent, list_agents, list_children
 from caracal.projections.memory import Row
 from caracal.services.agent_subtree import Subtree
@@ -22,11 +23,27 @@ from caracal.services.path import PathId, ZoneId
 
 router = APIRouter(prefix="/zones/{zone_id}/agents", tags=["agents"])
 
+Status = Literal["active", "suspended", "terminated"]
+
 
 @router.get("")
-async def list_(zone_id: ZoneId, call: CallDep, page: PageDep) -> list[AgentAnswer]:
-    """List agent sessions of any status, newest first."""
-    rows = await listed(call, zone_id, AGENTS, page, lambda db, at: list_agents(db, zone_id, at))
+async def list_(
+    zone_id: ZoneId,
+    call: CallDep,
+    page: PageDep,
+    status: Status | None = None,
+    root: Annotated[
+        str | None, Query(pattern=ID_PATTERN.pattern, description="this one and all below it")
+    ] = None,
+) -> list[AgentAnswer]:
+    """List agent sessions, of any status unless one is named, newest first."""
+    rows = await listed(
+        call,
+        zone_id,
+        AGENTS,
+        page,
+        lambda db, at: list_agents(db, zone_id, at, status=status, root=root),
+    )
     return [AgentAnswer.of(row) for row in rows]
 
 

@@ -22,6 +22,7 @@ class AgentAnswer(BaseModel):
     session_class: str
     capabilities: list[str]
     status: Literal["active", "suspended", "terminated", "expired"]
+    status_reason: str | None
     depth: int
     ttl_seconds: int
     metadata: dict[str, Any]

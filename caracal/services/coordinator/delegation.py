@@ -13,7 +13,13 @@ from pydantic import BaseModel
 from caracal import clock
 from caracal.events.delegation import delegation_not_found
 from caracal.events.store.entries import LogReader
-from caracal.projections.delegation import DELEGATIONS, list_active, list_inbound, list_outbound
+from caracal.projections.delegation import (
+    DELEGATIONS,
+    list_active,
+    list_delegations,
+    list_inbound,
+    list_outbound,
+)
 from caracal.projections.memory import Row
 from caracal.projections.query import IdPage
 from caracal.services.consistency import lagging
@@ -49,6 +55,12 @@ class Impact(BaseModel):
 async def create(zone_id: ZoneId, body: EdgeInput, call: CallDep) -> NewEdgeAnswer:
     """Delegate from one agent session to another: at most what the source holds itself."""
     return await delegate(call, zone_id, body)
+
+
+@router.get("/delegations")
+async def list_(zone_id: ZoneId, call: CallDep, page: PageDep) -> list[EdgeAnswer]:
+    """List the edges of the zone, of any status, newest first."""
+    return await _edges(call, zone_id, page, lambda db, at: list_delegations(db, zone_id, at))
 
 
 @router.get("/delegations/active")

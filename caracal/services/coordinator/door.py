@@ -34,7 +34,7 @@ _OF_OPERATOR = tuple(
         ("GET", r"/agents(/[^/]+(/children|/effective-authority)?)?"),
         ("PATCH", r"/agents/[^/]+/(suspend|resume)"),
         ("DELETE", r"/agents/[^/]+"),
-        ("GET", r"/delegations/(active|(inbound|outbound)/[^/]+|[^/]+/(traverse|impact))"),
+        ("GET", r"/delegations(/(active|(inbound|outbound)/[^/]+|[^/]+/(traverse|impact)))?"),
         ("PATCH", r"/delegations/[^/]+/revoke"),
     )
 )

@@ -157,7 +157,7 @@ async def _spawned(call: Call, asked: Asked) -> AgentAnswer:
 
 def _row(agent: Agent, lease_until: Any) -> Row:
     own = {"id": agent.aggregate_id, "spawned_at": agent.created_on, "terminated_at": None}
-    return {**vars(agent), **own, "heartbeat_deadline_at": lease_until}
+    return {**vars(agent), **own, "status_reason": None, "heartbeat_deadline_at": lease_until}
 
 
 async def _live_session(call: Call, sid: str) -> Session | None:
