@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -95,7 +95,7 @@ async def _start(
     stack.push_async_callback(credentials.close)
     tail.listeners.append(credentials.applied)
     tail.reloaded.append(credentials.forget_all)
-    step_up = StepUp(log, waiter)
+    step_up = StepUp(log, waiter, settings.step_up_rate_limit_per_min)
     admission = _admission(settings, view, database, redis, step_up, stack)
     exchange = TokenExchange(
         rules=_rules(settings),
@@ -242,11 +242,20 @@ def _admission(
 
 
 def _assertions(settings: Settings, redis: Redis, stack: AsyncExitStack) -> ClientAssertions:
-    guard = UpstreamGuard(settings.allow_private_upstreams, settings.upstream_host_allowlist)
-    keys = ClientKeys(guard)
+    keys = ClientKeys(_guard(settings, settings.upstream_host_allowlist))
     stack.push_async_callback(keys.close)
     issuer = settings.issuer_url
     return ClientAssertions(keys, redis, frozenset((issuer, f"{issuer}/oauth/2/token")))
+
+
+def _guard(settings: Settings, hosts: Iterable[str] = ()) -> UpstreamGuard:
+    """Return where we may connect to: public addresses only, whoever registered the URL.
+
+    In runtime mode ALLOW_PRIVATE_UPSTREAMS opens private addresses to the Gateway alone: its
+    upstreams are called with a mandate, but these with secrets, or for keys that let clients in.
+    """
+    mode = "false" if settings.is_runtime else settings.allow_private_upstreams
+    return UpstreamGuard(mode, hosts)
 
 
 async def _log(settings: Settings, database: Pool, stack: AsyncExitStack) -> tuple[Log, Waiter]:
@@ -263,8 +272,7 @@ def _credentials(
     settings: Settings, view: StsView, database: Pool, log: Log, redis: Redis
 ) -> ProviderCredentials:
     # No UPSTREAM_HOST_ALLOWLIST: each provider says which hosts its tokens come from.
-    mode = "false" if settings.is_runtime else settings.allow_private_upstreams
-    endpoint = TokenEndpoint(UpstreamGuard(mode))
+    endpoint = TokenEndpoint(_guard(settings))
     secrets = OpenedSecrets(database, Vault(settings.zone_kek))
     asking, lives = Asking(endpoint, Circuits(redis)), Lives(settings.max_grant_ttl_seconds)
     users = UserTokens(view, log, secrets, asking, Leases(redis), lives)
