@@ -32,7 +32,7 @@ class Introspection:
         Raises:
             CaracalError: the refusal.
         """
-        asked = await self.tokens.asked(scope, receive, INTROSPECTION)
+        asked = await self.tokens.asked(scope, receive, INTROSPECTION, as_of_now=True)
         await respond(send, 200, orjson.dumps(_answer(asked.claims, asked.zone)), [])
 
 
