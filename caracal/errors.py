@@ -67,9 +67,15 @@ class NotFound(Refusal):
 
 
 class MethodNotAllowed(Refusal):
-    """405: the route has other methods."""
+    """405: the route has other methods; ``allow`` lists them (RFC 9110, section 15.5.6)."""
 
     status = 405
+
+    def __init__(
+        self, code: str, description: str | None = None, *, allow: str = "", **extras: Any
+    ) -> None:
+        super().__init__(code, description, **extras)
+        self.allow = allow
 
 
 class Conflict(Refusal):

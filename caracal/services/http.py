@@ -20,6 +20,7 @@ import psycopg
 from caracal.errors import (
     CaracalError,
     InternalError,
+    MethodNotAllowed,
     NotFound,
     Refusal,
     TooLarge,
@@ -96,6 +97,8 @@ def error_headers(error: CaracalError) -> list[Header]:
     """Return the headers that an error answer adds."""
     if isinstance(error, Unauthenticated):
         return [(b"www-authenticate", error.authenticate.encode())]
+    if isinstance(error, MethodNotAllowed) and error.allow:
+        return [(b"allow", error.allow.encode())]
     if isinstance(error, TooSlow):
         return [(b"connection", b"close")]
     if isinstance(error, TooMany | Unavailable):

@@ -37,3 +37,4 @@ async def test_they_are_there(world: World, path: str, method: str) -> None:
     assert (await send(method)).json().get("error") != "not_found"
     other = await send("POST" if method == "get" else "GET")
     assert (other.status_code, other.json()["error"]) == (405, "method_not_allowed")
+    assert other.headers["allow"] == ("GET, HEAD" if method == "get" else "POST")
