@@ -164,6 +164,7 @@ class Settings(BaseSettings):
     policy_eval_timeout_ms: Count = 500
     policy_engine_max_bytes: Count = 268_435_456
     sts_admin_token: str = _secret()
+    dpop_nonce: bool = False
     access_token_typ: Literal["JWT", "at+jwt"] = "JWT"  # noqa: S105  a media type
 
     # Coordinator

@@ -20,7 +20,6 @@ import psycopg
 from caracal.errors import (
     CaracalError,
     InternalError,
-    MethodNotAllowed,
     NotFound,
     Refusal,
     TooLarge,
@@ -97,13 +96,11 @@ def error_headers(error: CaracalError) -> list[Header]:
     """Return the headers that an error answer adds."""
     if isinstance(error, Unauthenticated):
         return [(b"www-authenticate", error.authenticate.encode())]
-    if isinstance(error, MethodNotAllowed) and error.allow:
-        return [(b"allow", error.allow.encode())]
     if isinstance(error, TooSlow):
         return [(b"connection", b"close")]
     if isinstance(error, TooMany | Unavailable):
         return [(b"retry-after", str(error.retry_after).encode())]
-    return []
+    return [(name.encode(), value.encode()) for name, value in error.headers.items()]
 
 
 def as_caracal_error(error: Exception) -> CaracalError:

@@ -30,6 +30,7 @@ from caracal.services.sts.client_authentication import ClientAuthentication
 from caracal.services.sts.client_keys import ClientKeys
 from caracal.services.sts.client_secrets import ClientSecrets
 from caracal.services.sts.dpop import Senders
+from caracal.services.sts.dpop_nonce import Nonces
 from caracal.services.sts.evaluator import Evaluator
 from caracal.services.sts.failure_limit import FailureLimit
 from caracal.services.sts.introspection import Introspection
@@ -236,7 +237,8 @@ def _admission(
     failures = FailureLimit(settings.client_auth_fail_limit_per_min)
     assertions = _assertions(settings, redis, stack)
     clients = ClientAuthentication(view, secrets, assertions, failures)
-    senders = Senders(redis, f"{settings.issuer_url}/oauth/2/token")
+    nonces = Nonces(settings.zone_kek[0]) if settings.dpop_nonce else None
+    senders = Senders(redis, f"{settings.issuer_url}/oauth/2/token", nonces)
     proofs = Proofs(settings.issuer_url)
     return Admission(view, clients, proofs, database, senders, step_up)
 
