@@ -22,13 +22,18 @@ never secrets) and what else the answer's body needs. The operator's detail goes
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 
 class CaracalError(Exception):
-    """Base of all. ``status`` is the HTTP status, ``extras`` are further members of the body."""
+    """Base of all. ``status`` is the HTTP status, ``extras`` are further members of the body.
+
+    ``headers`` are those that say the same again, by lower-case name.
+    """
 
     status = 500
+    headers: Mapping[str, str] = {}
 
     def __init__(self, code: str, description: str | None = None, **extras: Any) -> None:
         self.code = code
@@ -67,9 +72,15 @@ class NotFound(Refusal):
 
 
 class MethodNotAllowed(Refusal):
-    """405: the route has other methods."""
+    """405: the route has other methods; ``allow`` lists them (RFC 9110, section 15.5.6)."""
 
     status = 405
+
+    def __init__(
+        self, code: str, description: str | None = None, *, allow: str = "", **extras: Any
+    ) -> None:
+        super().__init__(code, description, **extras)
+        self.headers = {"allow": allow} if allow else {}
 
 
 class Conflict(Refusal):

@@ -12,6 +12,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from math import inf
 from typing import Any, Literal, Protocol
 
 import orjson
@@ -132,6 +133,17 @@ def numeric_date(claims: Mapping[str, Any], name: str) -> float | None:
     """Return claim ``name`` as seconds since 1970 (RFC 7519, section 2), ``None`` if it is none."""
     value = claims.get(name)
     return value if type(value) in (int, float) else None
+
+
+def begins(claims: Mapping[str, Any]) -> float:
+    """Return from when a token holds, seconds since 1970 (RFC 7519, section 4.1.5).
+
+    Ours have no ``nbf`` and hold at once; with one that is no time a token never does.
+    """
+    if "nbf" not in claims:
+        return 0.0
+    begin = numeric_date(claims, "nbf")
+    return inf if begin is None else begin
 
 
 class SigningKey:

@@ -161,9 +161,11 @@ class Settings(BaseSettings):
     argon2_parallel: Count = 2
     argon2_queue_max: Count = 64
     client_auth_fail_limit_per_min: Limit = 60
+    step_up_rate_limit_per_min: Limit = 600
     policy_eval_timeout_ms: Count = 500
     policy_engine_max_bytes: Count = 268_435_456
     sts_admin_token: str = _secret()
+    dpop_nonce: bool = False
     access_token_typ: Literal["JWT", "at+jwt"] = "JWT"  # noqa: S105  a media type
 
     # Coordinator

@@ -97,12 +97,13 @@ class TopicState(TypedDict):
 
 
 class StsReplica(TypedDict):
-    """What an STS replica has loaded."""
+    """What an STS replica has loaded; ``apart``: it stalled there, and is kept apart."""
 
     replica: str
     version_id: str | None
     state: Literal["loaded", "other", "failed", "on_first_use"]
     position: int
+    apart: NotRequired[bool]
 
 
 class ActivationStatus(TypedDict):

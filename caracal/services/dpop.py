@@ -1,8 +1,8 @@
 """DPoP: a token that only the holder of a key can use (RFC 9449). Pure.
 
 A proof is a JWT that its sender signs for one request; the caller makes its ``jti`` single use.
-Server-chosen nonces (section 8) are left out: a proof is good for two minutes at most, for one
-method and URI, and once.
+It is good for two minutes at most, for one method and URI, and once. Whether a server wants a nonce
+of its own in it (section 8) is the caller's to check.
 """
 
 from __future__ import annotations
@@ -41,10 +41,12 @@ class Proof:
     Attributes:
         jkt: thumbprint of its key (RFC 7638).
         use: names this very proof, to be taken once.
+        nonce: of a server, that it was made with.
     """
 
     jkt: str
     use: str
+    nonce: str | None = None
 
 
 def check(
@@ -79,7 +81,8 @@ def check(
         raise InvalidProof("for another token")
     jkt = jwk.thumbprint(key)
     use = sha256(f"{jkt}\n{proof.jti}".encode("utf-8", "surrogatepass")).hexdigest()
-    return Proof(jkt, use)
+    nonce = claims.get("nonce")
+    return Proof(jkt, use, nonce if isinstance(nonce, str) else None)
 
 
 def bound_to(claims: Mapping[str, Any]) -> str | None:

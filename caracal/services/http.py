@@ -100,7 +100,7 @@ def error_headers(error: CaracalError) -> list[Header]:
         return [(b"connection", b"close")]
     if isinstance(error, TooMany | Unavailable):
         return [(b"retry-after", str(error.retry_after).encode())]
-    return []
+    return [(name.encode(), value.encode()) for name, value in error.headers.items()]
 
 
 def as_caracal_error(error: Exception) -> CaracalError:

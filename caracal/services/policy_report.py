@@ -32,10 +32,12 @@ class Loaded:
     Attributes:
         version_id: decides; None when the zone has no policy.
         failed_version_id: active, and could not be loaded.
+        apart: what decides has stalled there, and is evaluated in a process of its own.
     """
 
     version_id: str | None = None
     failed_version_id: str | None = None
+    apart: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,7 @@ def _report(replica: str, view: bytes | None, told: bytes | None) -> Report | No
 
 def _loaded(told: bytes) -> Loaded:
     members: Any = orjson.loads(told[:_MAX_FIELD])
+    apart = members.pop("apart", False)
     if not all(value is None or isinstance(value, str) for value in members.values()):
         raise ValueError("versions are named by their ids")
-    return Loaded(**members)
+    return Loaded(**members, apart=apart is True)

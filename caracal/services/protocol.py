@@ -21,6 +21,7 @@ from uvicorn.protocols.http.flow_control import service_unavailable
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from caracal.ids import new_id
+from caracal.services.http import HARDENING
 from caracal.services.response_cycle import CutConnection, ResponseCycle, check_uvicorn
 
 __all__ = ["CaracalProtocol", "CutConnection", "protocol_class"]
@@ -355,7 +356,7 @@ def _refusal(status: int, default_headers: list[tuple[bytes, bytes]]) -> bytes:
     )
     head = [
         f"HTTP/1.1 {status} {phrase}".encode(),
-        *(name + b": " + value for name, value in default_headers),
+        *(name + b": " + value for name, value in (*default_headers, *HARDENING)),
         b"content-type: application/json",
         f"x-request-id: {request_id}".encode(),
         f"content-length: {len(body)}".encode(),

@@ -25,7 +25,7 @@ from caracal.events.store.vault import Vault
 from caracal.services.jwks import bounded
 from caracal.services.provider_client import Client
 from caracal.services.provider_kind import REFRESH_FAILED, NoCredential
-from caracal.services.upstream_guard import UpstreamGuard
+from caracal.services.upstream_guard import UpstreamGuard, public_only
 from caracal.settings import Settings
 
 Result = TypeVar("Result")
@@ -99,9 +99,7 @@ class TokenEndpoint:
 
         No ``UPSTREAM_HOST_ALLOWLIST``: each provider says which hosts its tokens come from.
         """
-        return cls(
-            UpstreamGuard("false" if settings.is_runtime else settings.allow_private_upstreams)
-        )
+        return cls(public_only(settings))
 
     async def close(self) -> None:
         """End the connections."""

@@ -21,6 +21,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from caracal.errors import Forbidden
+from caracal.settings import Settings
 
 Mode = Literal["false", "loopback", "true"]
 Address = IPv4Address | IPv6Address
@@ -249,3 +250,13 @@ async def _getaddrinfo(host: str, port: int) -> list[str]:
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+def public_only(settings: Settings, hosts: Iterable[str] = ()) -> UpstreamGuard:
+    """Return the guard of what we fetch for ourselves: public addresses, whoever named the URL.
+
+    In runtime mode ALLOW_PRIVATE_UPSTREAMS opens private addresses to the Gateway alone: its
+    upstreams are called with a mandate, but these with secrets, or for keys that let clients in.
+    """
+    mode = "false" if settings.is_runtime else settings.allow_private_upstreams
+    return UpstreamGuard(mode, hosts)

@@ -43,6 +43,11 @@ async def activated(api: Plane) -> tuple[str, str, dict[str, Any]]:
     return zone, set_id, dict(answer.json())
 
 
+def replica(name: str, version: str, state: str, position: int) -> dict[str, Any]:
+    told = {"replica": name, "version_id": version, "state": state, "position": position}
+    return told | {"apart": False}
+
+
 async def status(api: Plane, url: str) -> dict[str, Any]:
     answer = await api.client.get(url)
     assert answer.status_code == 200, answer.text
@@ -74,12 +79,12 @@ async def test_it_is_followed_from_the_answer_on(api: Plane, redis: Redis) -> No
         "unknown": [],
     }
     await policy_report.tell(redis, "sts-1", position, {zone: Loaded(version)})
-    await policy_report.tell(redis, "sts-2", position - 1, {zone: Loaded("before")})
+    await policy_report.tell(redis, "sts-2", position - 1, {zone: Loaded("before", apart=True)})
     found = await status(api, url)
     assert found["propagation_status"] == "waiting_for_sts"
     assert found["sts"] == [
-        {"replica": "sts-1", "version_id": version, "state": "loaded", "position": position},
-        {"replica": "sts-2", "version_id": "before", "state": "other", "position": position - 1},
+        replica("sts-1", version, "loaded", position),
+        replica("sts-2", "before", "other", position - 1) | {"apart": True},
     ]
     await policy_report.tell(redis, "sts-2", position, {zone: Loaded(version)})
     assert (await status(api, url))["propagation_status"] == "loaded"

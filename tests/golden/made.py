@@ -15,6 +15,7 @@ from caracal.events.catalogue import EVENTS, MEMBERS
 from caracal.projections import PROJECTIONS
 from caracal.services.api.app import routes
 from caracal.services.coordinator.app import document
+from caracal.services.sts.openapi import document as sts_document
 
 
 def flow() -> str:
@@ -59,6 +60,11 @@ def openapi_coordinator() -> str:
     return _json(document())
 
 
+def openapi_sts() -> str:
+    """The OpenAPI of the STS."""
+    return _json(sts_document())
+
+
 def command_line() -> str:
     """The commands and their options; those that many share stand once, at the top."""
     root: Any = get_command(main)
@@ -99,5 +105,6 @@ FILES: Mapping[str, Callable[[], str]] = {
     "read_models.json": read_models,
     "openapi_api.json": openapi,
     "openapi_coordinator.json": openapi_coordinator,
+    "openapi_sts.json": openapi_sts,
     "command_line.txt": command_line,
 }

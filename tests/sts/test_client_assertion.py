@@ -367,6 +367,19 @@ async def test_a_server_that_is_not_trusted_or_not_public_is_not_asked(
     assert key_server.fetched == before
 
 
+async def test_in_runtime_mode_no_private_address_is_asked(
+    database_url: str, redis_url: str, key_server: KeyServer
+) -> None:
+    """It is the Gateway's to call private upstreams."""
+    before = key_server.fetched
+    lax = {"CARACAL_MODE": "runtime", "ALLOW_PRIVATE_UPSTREAMS": "true"}
+    async with new_world(database_url, redis_url, **lax) as world:
+        made = await world.tenant.add_application(jwks_uri=key_server.url)
+        given = assertion(made.aggregate_id)
+        assert told(await ask(world, made.aggregate_id, given)) == NOT_PROVEN
+    assert key_server.fetched == before
+
+
 async def test_others_failures_do_not_shut_out_who_can_prove_itself(
     database_url: str, redis_url: str
 ) -> None:

@@ -11,9 +11,12 @@ import pytest
 from caracal import secret_hash
 from caracal.errors import TooMany
 from caracal.events.application import Application
+from caracal.services.sts.call import Call
 from caracal.services.sts.failure_limit import FailureLimit
+from caracal.services.sts.token_request import read
+from tests.backbone import eventually
 from tests.making import in_zone
-from tests.sts.world import VAULT, World, new_world
+from tests.sts.world import VAULT, World, new_tenant, new_world
 
 CHOSEN = "correct horse"
 
@@ -120,11 +123,40 @@ def test_a_block_lasts_a_minute_and_old_failures_are_forgotten() -> None:
     limit.check(("application", "a"))
 
 
+def test_who_has_a_whole_network_has_one_address() -> None:
+    empty = read(b"", b"application/x-www-form-urlencoded")
+    given = ("2001:db8::1", "2001:db8::ffff:1", "2001:db8:0:1::1", "::ffff:192.0.2.1", "192.0.2.1")
+    counted = [Call({"client": (address, 1)}, b"", empty).address for address in given]
+    assert counted == ["2001:db8::/64"] * 2 + ["2001:db8:0:1::/64"] + ["192.0.2.1"] * 2
+
+
 def test_without_a_limit_nobody_is_blocked() -> None:
     limit = FailureLimit(0)
     for _ in range(100):
         limit.failed(("address", "a"))
     limit.check(("address", "a"))
+
+
+async def test_a_zone_that_is_flooded_keeps_no_other_out(database_url: str, redis_url: str) -> None:
+    narrow = {"ARGON2_PARALLEL": "1", "ARGON2_QUEUE_MAX": "2"}
+    async with new_world(database_url, redis_url, **narrow) as world:
+        flooded, other = world.tenant, await new_tenant(world.log)
+        form = secret_hash.of_chosen(CHOSEN)
+        apps = [await flooded.add_application(form) for _ in range(3)]
+        quiet = (await other.add_application(form)).aggregate_id
+        await world.exchange()
+        token = other.token(client_id=quiet, sub=quiet)
+        mine = other.form(application_id=quiet, client_secret=CHOSEN, subject_token=token)
+        flood = [asyncio.create_task(ask(world, app, CHOSEN)) for app in apps * 3]
+        await eventually(lambda: is_refused(flood), what="a full queue")
+        answer = await world.post(mine)
+        assert answer.status_code == 200
+        statuses = [(await task).status_code for task in flood]
+        assert {200, 429} == set(statuses)
+
+
+async def is_refused(tasks: list[asyncio.Task[httpx.Response]]) -> bool:
+    return any(task.done() and task.result().status_code == 429 for task in tasks)
 
 
 async def test_a_full_queue_of_hashes_refuses_the_next(database_url: str, redis_url: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -13,6 +14,7 @@ import pytest
 from caracal import jwk, mandate, secret_hash
 from caracal.embedded import EmbeddedServers
 from caracal.jwk import ALGORITHMS
+from caracal.services.sts.dpop_nonce import Nonces
 from tests.signing import PrivateKey, dpop_proof, ec_key
 from tests.sts.world import ISSUER, World, new_world
 
@@ -172,3 +174,67 @@ async def test_without_redis_no_proof_is_taken(own_servers: EmbeddedServers) -> 
         os.kill(own_servers.valkey_pid, signal.SIGKILL)
         own_servers.valkey.process.wait()
         assert told(await exchange(world, proof())) == (503, "audit_unavailable")
+
+
+@pytest.fixture(scope="module")
+async def asking(module_database_url: str, module_redis_url: str) -> AsyncIterator[World]:
+    """An STS that wants a nonce of its own in each proof (RFC 9449, section 8)."""
+    async with new_world(module_database_url, module_redis_url, DPOP_NONCE="true") as made:
+        yield made
+
+
+async def test_a_proof_without_one_is_told_which(asking: World) -> None:
+    token = asking.tenant.token()
+    answer = await exchange(asking, proof(), subject_token=token)
+    assert told(answer) == (400, "use_dpop_nonce")
+    (event,) = await asking.audit(answer)
+    assert event["evaluation_status"] == "client_auth_failed"
+    nonce = answer.headers["dpop-nonce"]
+    assert nonce not in answer.text
+    made = await exchange(asking, proof(nonce=nonce), subject_token=token)
+    assert cnf_of(made) == {"jkt": JKT}
+    again = proof(nonce=made.headers["dpop-nonce"])
+    assert (await exchange(asking, again, subject_token=token)).status_code == 200
+    assert told(await exchange(asking, again, subject_token=token)) == (
+        400,
+        "invalid_dpop_proof",
+    )
+
+
+@pytest.mark.parametrize("nonce", ["", "guess", "\x00", "é", 7, ["a"], True])
+async def test_one_that_is_not_ours(asking: World, nonce: Any) -> None:
+    answer = await exchange(asking, proof(nonce=nonce), subject_token=asking.tenant.token())
+    assert told(answer) == (400, "use_dpop_nonce")
+
+
+async def test_another_replica_knows_it(
+    asking: World, module_database_url: str, module_redis_url: str
+) -> None:
+    first = await exchange(asking, proof(), subject_token=asking.tenant.token())
+    more = {"DPOP_NONCE": "true"}
+    async with new_world(module_database_url, module_redis_url, **more) as other:
+        sent = proof(nonce=first.headers["dpop-nonce"])
+        answer = await exchange(other, sent, subject_token=other.tenant.token())
+        assert answer.status_code == 200
+
+
+async def test_who_sends_no_proof_needs_none(asking: World) -> None:
+    answer = await exchange(asking, None, subject_token=asking.tenant.token())
+    assert answer.status_code == 200
+    assert "dpop-nonce" not in answer.headers
+
+
+def test_the_life_of_a_nonce() -> None:
+    nonces, others = Nonces(b"k" * 32), Nonces(b"l" * 32)
+    given = nonces.fresh(600)
+    assert given == nonces.fresh(659)
+    times = (539, 541, 600, 719, 720)
+    assert [at for at in times if nonces.takes(given, at)] == [541, 600, 719]
+    assert not others.takes(given, 600)
+    assert not nonces.takes(None, 600)
+
+
+async def test_by_default_there_are_no_nonces(world: World) -> None:
+    answer = await exchange(world, proof(nonce="any"), subject_token=world.tenant.token())
+    assert answer.status_code == 200
+    assert "dpop-nonce" not in answer.headers

@@ -7,7 +7,9 @@ from functools import partial
 from typing import Any
 
 import httpx
+import pytest
 
+from caracal.policy.engine import Bundle, Decision, PolicyCompileError, PolicyEngines
 from tests.backbone import eventually
 from tests.making import in_zone
 from tests.sts.world import POLICY, Tenant, World, new_tenant, new_world
@@ -75,6 +77,30 @@ async def test_an_undefined_result_denies(world: World) -> None:
     answer, event = await ask(world, tenant)
     assert (answer.status_code, answer.json()["error"]) == (403, "access_denied")
     assert (event["decision"], event["evaluation_status"]) == ("deny", "complete")
+
+
+async def test_an_engine_that_cannot_be_used_is_no_decision(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Step F: the whole request ends, and the resource before it keeps its evidence."""
+    tenant, used = await new_tenant(world.log), PolicyEngines.evaluate
+    other = await tenant.add_resource()
+    await ask(world, tenant)
+
+    def gone(engines: PolicyEngines, bundle: Bundle, given: Any) -> Decision:
+        if given["resource"]["identifier"] == other.identifier:
+            raise PolicyCompileError("it was there a moment ago")
+        return used(engines, bundle, given)
+
+    monkeypatch.setattr(PolicyEngines, "evaluate", gone)
+    wanted = [tenant.resource.identifier, other.identifier]
+    answer = await world.post(tenant.form(subject_token=tenant.token(), resource=wanted))
+    assert (answer.status_code, answer.json()["error"]) == (503, "policy_eval_failed")
+    assert int(answer.headers["retry-after"]) >= 1
+    told = [(e["decision"], e["evaluation_status"]) for e in await world.audit(answer)]
+    assert told == [("allow", "complete"), ("deny", "policy_eval_failed")]
+    monkeypatch.undo()
+    assert (await ask(world, tenant))[0].status_code == 200
 
 
 async def test_a_parked_policy_set_denies(world: World) -> None:

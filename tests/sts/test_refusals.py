@@ -465,6 +465,7 @@ ROWS = [
     row("9 gateway", gateway_for_another_application, 403, "access_denied", "session_invalid"),
     row("9 foreign session", foreign_session, 403, "access_denied", "session_invalid"),
     row("9 no session", form(session_id="s"), 403, "access_denied", "session_invalid"),
+    row("9 NUL", form(session_id="\x00"), 403, "access_denied", "session_invalid"),
     row("9 agent", form(agent_session_id="a"), 403, "access_denied", "session_invalid"),
     row("9 edge", form(delegation_edge_id="e"), 403, "access_denied", "delegation_invalid"),
     # 10 to 12

@@ -109,6 +109,17 @@ async def agreed(world: World, **members: Any) -> dict[str, Any]:
     return challenge
 
 
+async def test_an_address_may_not_look_without_end(database_url: str, redis_url: str) -> None:
+    async with new_world(database_url, redis_url, STEP_UP_RATE_LIMIT_PER_MIN="3") as narrow:
+        url = f"{narrow.url}/step-up/{new_id()}"
+        answers = [await narrow.http.get(url) for _ in range(5)]
+        unknown, limited = (404, "resource_not_found"), (429, "rate_limited")
+        assert [told(answer) for answer in answers] == [unknown] * 3 + [limited] * 2
+        assert 1 <= int(answers[-1].headers["retry-after"]) <= 60
+        assert (await narrow.http.get(f"{narrow.url}/step-up/x")).status_code == 429
+        assert (await narrow.exchange()).status_code == 200
+
+
 async def test_a_policy_asks(world: World) -> None:
     token = world.tenant.token()
     answer = await world.exchange(subject_token=token, scope="write")

@@ -50,11 +50,14 @@ class TopicState(BaseModel):
 class Replica(BaseModel):
     """An STS replica. ``state``: ``loaded`` decides by the version that was asked for, ``other``
     by another or by none, ``failed`` could not load it, ``on_first_use`` has not met the zone.
+    ``apart``: what decides has stalled this replica, or was slow again and again; it is evaluated
+    in a process of its own, where a stall is a deny.
     """
 
     replica: str
     version_id: str | None
     state: Literal["loaded", "other", "failed", "on_first_use"]
+    apart: bool = False
     position: int
 
 
@@ -142,6 +145,7 @@ def _replica(report: Report, wanted: str | None, position: int) -> Replica:
         replica=report.replica,
         version_id=None if report.loaded is None else report.loaded.version_id,
         state=_state(report, wanted, position),
+        apart=report.loaded is not None and report.loaded.apart,
         position=report.position,
     )
 

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from caracal import clock
+from caracal.ids import ID_PATTERN
 from caracal.projections.memory import Row
 from caracal.projections.query import one
 from caracal.projections.session import SESSIONS
@@ -141,10 +142,11 @@ class Admission:
         return binding
 
     async def _session(self, request: TokenRequest, zone: ZoneView) -> Row | None:
-        if not request.session_id or zone.barred([request.session_id]):
+        session_id = request.session_id
+        if not ID_PATTERN.fullmatch(session_id) or zone.barred([session_id]):
             return None
         async with self.database.connection() as connection:
-            return await one(connection, SESSIONS, id=request.session_id, zone_id=zone.id)
+            return await one(connection, SESSIONS, id=session_id, zone_id=zone.id)
 
 
 def _check_principals(subject: Principal | None, actor: Principal | None) -> None:

@@ -30,6 +30,7 @@ from caracal.services.sts.client_authentication import ClientAuthentication
 from caracal.services.sts.client_keys import ClientKeys
 from caracal.services.sts.client_secrets import ClientSecrets
 from caracal.services.sts.dpop import Senders
+from caracal.services.sts.dpop_nonce import Nonces
 from caracal.services.sts.evaluator import Evaluator
 from caracal.services.sts.failure_limit import FailureLimit
 from caracal.services.sts.introspection import Introspection
@@ -56,7 +57,7 @@ from caracal.services.sts.token_request import MAX_BODY
 from caracal.services.sts.view import StsView
 from caracal.services.token_endpoint import Lives, TokenEndpoint
 from caracal.services.traced import Traced, exporting
-from caracal.services.upstream_guard import UpstreamGuard
+from caracal.services.upstream_guard import public_only
 from caracal.settings import Settings
 
 
@@ -95,7 +96,7 @@ async def _start(
     stack.push_async_callback(credentials.close)
     tail.listeners.append(credentials.applied)
     tail.reloaded.append(credentials.forget_all)
-    step_up = StepUp(log, waiter)
+    step_up = StepUp(log, waiter, settings.step_up_rate_limit_per_min)
     admission = _admission(settings, view, database, redis, step_up, stack)
     exchange = TokenExchange(
         rules=_rules(settings),
@@ -236,14 +237,14 @@ def _admission(
     failures = FailureLimit(settings.client_auth_fail_limit_per_min)
     assertions = _assertions(settings, redis, stack)
     clients = ClientAuthentication(view, secrets, assertions, failures)
-    senders = Senders(redis, f"{settings.issuer_url}/oauth/2/token")
+    nonces = Nonces(settings.zone_kek[0]) if settings.dpop_nonce else None
+    senders = Senders(redis, f"{settings.issuer_url}/oauth/2/token", nonces)
     proofs = Proofs(settings.issuer_url)
     return Admission(view, clients, proofs, database, senders, step_up)
 
 
 def _assertions(settings: Settings, redis: Redis, stack: AsyncExitStack) -> ClientAssertions:
-    guard = UpstreamGuard(settings.allow_private_upstreams, settings.upstream_host_allowlist)
-    keys = ClientKeys(guard)
+    keys = ClientKeys(public_only(settings, settings.upstream_host_allowlist))
     stack.push_async_callback(keys.close)
     issuer = settings.issuer_url
     return ClientAssertions(keys, redis, frozenset((issuer, f"{issuer}/oauth/2/token")))

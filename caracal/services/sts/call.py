@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from caracal import clock
 from caracal.errors import Unauthenticated
 from caracal.services import gateway_signature
-from caracal.services.http import Scope
+from caracal.services.http import Scope, client_address
 from caracal.services.sts.refusals import bad_gateway_signature
 from caracal.services.sts.token_request import TokenRequest
+from caracal.services.windows import network_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +29,8 @@ class Call:
 
     @property
     def address(self) -> str:
-        """Return the client's address."""
-        client = self.scope.get("client")
-        return str(client[0]) if client else "-"
+        """Return what the client's address counts as where failures are limited."""
+        return network_of(client_address(self.scope))
 
     @property
     def proofs(self) -> list[bytes]:

@@ -18,7 +18,7 @@ from caracal import secret_hash
 from caracal.events.store.vault import Unreadable, Vault
 from caracal.projections.memory import Row
 from caracal.services.connections import Pool
-from caracal.services.sts.refusals import too_many_failures
+from caracal.services.sts.hash_queue import HashQueue
 
 logger = logging.getLogger(__name__)
 _MAX_KNOWN = 10_000
@@ -31,7 +31,7 @@ class ClientSecrets:
     def __init__(self, database: Pool, vault: Vault, *, parallel: int, queue_max: int) -> None:
         self._database, self._vault = database, vault
         self._threads = ThreadPoolExecutor(parallel, thread_name_prefix="argon2")
-        self._places = parallel + queue_max
+        self._queue = HashQueue(parallel, queue_max)
         self._key = secrets.token_bytes(32)
         self._forms: OrderedDict[str, str] = OrderedDict()
         self._known: OrderedDict[str, bytes] = OrderedDict()
@@ -55,24 +55,19 @@ class ClientSecrets:
         ref = application["client_secret_ref"]
         if ref is None:
             return False
-        right = await self._matches(await self._form(ref), secret)
+        right = await self._matches(application, await self._form(ref), secret)
         if right:
             self._known[application["id"]] = self._digest(application, secret)
             self._known.move_to_end(application["id"])
             _shrink(self._known)
         return right
 
-    async def _matches(self, form: str, secret: str) -> bool:
+    async def _matches(self, application: Row, form: str, secret: str) -> bool:
         if not secret_hash.is_slow(form):
             return secret_hash.verify(form, secret)
-        if self._places <= 0:
-            raise too_many_failures(0)
-        self._places -= 1
-        try:
+        async with self._queue.turn(application["zone_id"], application["id"]):
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._threads, secret_hash.verify, form, secret)
-        finally:
-            self._places += 1
 
     async def _form(self, ref: str) -> str:
         if (form := self._forms.get(ref)) is not None:

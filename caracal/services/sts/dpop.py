@@ -13,14 +13,18 @@ from datetime import datetime
 
 from redis.asyncio import Redis
 
+from caracal import clock
 from caracal.events.store.redis import GONE
 from caracal.services.dpop import USE_SECONDS, InvalidProof, bound_to, check
+from caracal.services.http import Header
 from caracal.services.sts.call import Call
+from caracal.services.sts.dpop_nonce import Nonces
 from caracal.services.sts.refusals import (
     Refused,
     SenderUnproven,
     audit_unavailable,
     invalid_proof,
+    nonce_needed,
 )
 from caracal.services.sts.subject_token import Principal
 
@@ -31,6 +35,13 @@ class Senders:
 
     redis: Redis
     token_endpoint: str
+    nonces: Nonces | None = None
+
+    def headers(self, call: Call) -> list[Header]:
+        """Return what tells a caller that sent a proof the nonce for its next one."""
+        if self.nonces is None or not call.proofs:
+            return []
+        return [(b"dpop-nonce", self.nonces.fresh(clock.now().timestamp()).encode())]
 
     async def proven(
         self, call: Call, principals: Iterable[Principal | None], now: datetime
@@ -43,8 +54,8 @@ class Senders:
             now: proofs are made for the moment.
 
         Raises:
-            Refused: 400 ``invalid_dpop_proof``; 401 ``invalid_token``, a token is bound to
-                another key.
+            Refused: 400 ``invalid_dpop_proof``, ``use_dpop_nonce``; 401 ``invalid_token``, a token
+                is bound to another key.
             Unavailable: 503 ``audit_unavailable``, whether a proof was used cannot be known.
         """
         shown = call.request.dpop_jkt if call.by_gateway else await self._shown(call, now)
@@ -61,6 +72,9 @@ class Senders:
             proof = check(sent, method="POST", uri=self.token_endpoint, now=now.timestamp())
         except InvalidProof as error:
             raise invalid_proof(str(error)) from None
+        moment = now.timestamp()
+        if self.nonces is not None and not self.nonces.takes(proof.nonce, moment):
+            raise nonce_needed(self.nonces.fresh(moment))
         try:
             first = await self.redis.set(f"sts:dpop:{proof.use}", "1", nx=True, ex=USE_SECONDS)
         except GONE as error:

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from caracal import clock
-from caracal.mandate import Claims, InvalidMandate, anchors_of, numeric_date
+from caracal.mandate import Claims, InvalidMandate, anchors_of, begins, numeric_date
 from caracal.services.http import Receive, Scope, Send, respond
 from caracal.services.sts.issuance import token_type
 from caracal.services.sts.issued_token import IssuedTokens
@@ -32,7 +32,7 @@ class Introspection:
         Raises:
             CaracalError: the refusal.
         """
-        asked = await self.tokens.asked(scope, receive, INTROSPECTION)
+        asked = await self.tokens.asked(scope, receive, INTROSPECTION, as_of_now=True)
         await respond(send, 200, orjson.dumps(_answer(asked.claims, asked.zone)), [])
 
 
@@ -45,7 +45,7 @@ def _answer(claims: Claims | None, zone: ZoneView) -> dict[str, Any]:
 
 def _is_active(claims: Claims, zone: ZoneView) -> bool:
     expires, now = numeric_date(claims, "exp"), clock.now().timestamp()
-    if expires is None or expires <= now:
+    if expires is None or expires <= now or begins(claims) > now:
         return False
     try:
         return not zone.barred(anchors_of(claims))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from caracal import telemetry
@@ -20,6 +20,9 @@ from caracal.services.sts.view import StsView
 
 logger = logging.getLogger(__name__)
 
+_VERSIONS = 3
+"""How many are tried: the active one, the one before, one that was activated meanwhile."""
+
 
 @dataclass(frozen=True, slots=True)
 class Version:
@@ -32,12 +35,17 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class InForce(Version):
-    """An active version, compiled; ``shadow`` is to be evaluated as well, and never decides."""
+    """An active version, compiled; ``shadow`` is to be evaluated as well, and never decides.
+
+    What is kept apart is compiled by its first evaluation only: until then ``before`` is what to
+    go back to.
+    """
 
     loaded_at: float
     key: bytes
     shadow_version_id: str | None = None
     shadow: Version | None = None
+    before: InForce | None = None
 
     @property
     def is_whole(self) -> bool:
@@ -94,25 +102,35 @@ class Policies:
         Raises:
             Unavailable: 503 ``policy_eval_failed``, the engine cannot be used.
         """
-        current = self._in_force(zone_id)
-        if current is None:
-            missing = zone_id not in self._failed
-            return Ruling(
-                deny("no_active_policy_set" if missing else "policy_compile_failed"), None
-            )
-        if self._is_parked(zone_id, current):
-            return Ruling(deny("policy_parked"), None)
-        try:
-            with telemetry.span("evaluate policy") as span:
-                decision = await self._decide(zone_id, current, policy_input, patient)
-                if span:
-                    span.set("caracal.policy_set_version_id", current.policy_set_version_id)
-                    span.set("caracal.decision", decision.decision)
-            return Ruling(decision, current)
-        except PolicyCompileError as error:
-            self.counters.eval_errors += 1
-            logger.error("policy %s is gone: %s", current.bundle.manifest_sha256, error)
-            raise Unavailable("policy_eval_failed", "policies cannot be evaluated now") from None
+        for _ in range(_VERSIONS):
+            current = self._in_force(zone_id)
+            if current is None:
+                return self._by_none(zone_id)
+            if self._is_parked(zone_id, current):
+                return Ruling(deny("policy_parked"), None)
+            try:
+                return await self._ruled(zone_id, current, policy_input, patient)
+            except PolicyCompileError as error:
+                self.counters.eval_errors += 1
+                if not self._evaluator.is_apart(zone_id, current.bundle):
+                    logger.error("policy %s is gone: %s", current.bundle.manifest_sha256, error)
+                    break
+                self._go_back(zone_id, current, error)
+        raise Unavailable("policy_eval_failed", "policies cannot be evaluated now")
+
+    async def _ruled(
+        self, zone_id: str, current: InForce, policy_input: Mapping[str, Any], patient: bool
+    ) -> Ruling:
+        with telemetry.span("evaluate policy") as span:
+            decision = await self._decide(zone_id, current, policy_input, patient)
+            if span:
+                span.set("caracal.policy_set_version_id", current.policy_set_version_id)
+                span.set("caracal.decision", decision.decision)
+        return Ruling(decision, current)
+
+    def _by_none(self, zone_id: str) -> Ruling:
+        failed = zone_id in self._failed
+        return Ruling(deny("policy_compile_failed" if failed else "no_active_policy_set"), None)
 
     async def _decide(
         self, zone_id: str, current: InForce, policy_input: Mapping[str, Any], patient: bool
@@ -121,7 +139,25 @@ class Policies:
             return self._evaluator.here(current.key, current.bundle, policy_input)
         if not patient:
             return deny("policy_eval_failed", status="error")
-        return await self._evaluator.apart(current.bundle, policy_input)
+        decision = await self._evaluator.apart(current.bundle, policy_input)
+        if current.before and decision.evaluation_status != "error":
+            self._settle(zone_id, current)
+        return decision
+
+    def _settle(self, zone_id: str, current: InForce) -> None:
+        """Forget the version before: this one compiles."""
+        if self._zones.get(zone_id) is current:
+            self._zones[zone_id] = replace(current, before=None)
+
+    def _go_back(self, zone_id: str, current: InForce, error: PolicyCompileError) -> None:
+        """Put the version before in force again: this one turned out not to compile."""
+        if self._zones.get(zone_id) is not current:
+            return  # somebody was faster, or another version has come
+        logger.error("policies of zone %s do not compile: %s", zone_id, error)
+        self.counters.compile_errors += 1
+        self._failed[zone_id] = current.policy_set_version_id
+        self._zones[zone_id] = current.before
+        self.swapped(zone_id, 0)
 
     def apart(self) -> list[str]:
         """Return the zones whose policies are kept apart, as far as they were met."""
@@ -137,7 +173,8 @@ class Policies:
         """Return what is loaded for a zone."""
         current = self._zones.get(zone_id)
         version_id = None if current is None else current.policy_set_version_id
-        return Loaded(version_id, self._failed.get(zone_id))
+        is_apart = current is not None and self._evaluator.is_apart(zone_id, current.bundle)
+        return Loaded(version_id, self._failed.get(zone_id), is_apart)
 
     @property
     def lost(self) -> int:
@@ -209,7 +246,15 @@ class Policies:
             key=label(zone_id, version.bundle.manifest_sha256),
             shadow_version_id=shadow_id,
             shadow=self._shadow(policy_set, shadow_id),
+            before=self._before(zone_id, version.bundle),
         )
+
+    def _before(self, zone_id: str, bundle: Bundle) -> InForce | None:
+        """Return what to go back to should a bundle that is kept apart not compile."""
+        current = self._zones[zone_id]
+        if current is None or not self._evaluator.is_apart(zone_id, bundle):
+            return None
+        return current.before or current
 
     def _shadow(self, policy_set: Row, version_id: str | None) -> Version | None:
         """Return a shadow; what is wrong with it harms nothing."""

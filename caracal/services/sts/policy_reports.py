@@ -31,6 +31,7 @@ class PolicyReports:
         self.replica = f"{socket.gethostname()[:64]}-{os.getpid()}-{new_id()[-12:]}"
         self._redis, self._policies, self._tail = redis, policies, tail
         self._swapped: set[str] = set()
+        self._apart: set[str] = set()
         self._position = 0
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -68,7 +69,9 @@ class PolicyReports:
 
     async def _report(self) -> None:
         self._policies.catch_up()
-        swapped, self._swapped = self._swapped, set()
+        # Nobody tells of it when the parent of this process has named what to keep apart.
+        before, self._apart = self._apart, set(self._policies.apart())
+        swapped, self._swapped = self._swapped | (before ^ self._apart), set()
         try:
             kept = await is_there(self._redis, self.replica)
             known = self._policies.loaded_for

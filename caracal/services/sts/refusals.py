@@ -107,6 +107,13 @@ def invalid_proof(reason: str) -> Refused:
     return Refused(error, "client_auth_failed")
 
 
+def nonce_needed(nonce: str) -> Refused:
+    """Return the refusal of a proof that was not made with a nonce of ours; here is one."""
+    error = BadInput("use_dpop_nonce", "the DPoP proof needs the nonce of this answer")
+    error.headers = {"dpop-nonce": nonce}
+    return Refused(error, "client_auth_failed")
+
+
 def challenge_refused() -> Refused:
     """Return row 8: one text for all that may be wrong with a challenge."""
     error = Unauthenticated("access_denied", "challenge not satisfied or expired")

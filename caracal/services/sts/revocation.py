@@ -39,7 +39,7 @@ class Revocation:
         Raises:
             CaracalError: the refusal.
         """
-        asked = await self.tokens.asked(scope, receive, REVOCATION)
+        asked = await self.tokens.asked(scope, receive, REVOCATION, as_of_now=False)
         try:
             saved = await self._revoked(asked)
         except Refused as refused:

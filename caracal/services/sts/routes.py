@@ -49,7 +49,9 @@ class Routes:
         scope["state"][ROUTE] = path
         method, handler = route
         if scope["method"] != method:
-            raise MethodNotAllowed("method_not_allowed", f"the route has {method} only")
+            allow = "GET, HEAD" if method == "GET" else method
+            said = f"the route has {method} only"
+            raise MethodNotAllowed("method_not_allowed", said, allow=allow)
         await self._reach(scope)
         await handler(scope, receive, send)
 

@@ -22,22 +22,27 @@ from caracal.events.store.appender import VersionConflict
 from caracal.events.store.log import Log
 from caracal.ids import ID_PATTERN, new_id
 from caracal.projections.waiter import Waiter
-from caracal.services.http import Receive, Scope, Send, respond
+from caracal.services.http import Receive, Scope, Send, client_address, respond
 from caracal.services.sts.call import Call
 from caracal.services.sts.exchange import Exchange, Verdict
 from caracal.services.sts.failure_limit import FailureLimit
 from caracal.services.sts.refusals import InteractionRequired, Refused, challenge_refused, denied
 from caracal.services.sts.subject_token import Principal
+from caracal.services.windows import Window, network_of
 
 FAILURES, WINDOW_SECONDS, COOLDOWN_SECONDS = 5, 120.0, 300.0
 _SECRET_BYTES = 32
 
 
 class StepUp:
-    """Issues challenges, and consumes those that were satisfied."""
+    """Issues challenges, and consumes those that were satisfied.
 
-    def __init__(self, log: Log, waiter: Waiter) -> None:
+    ``asks_per_min``: how often an address may ask for the status of any; 0: as it likes.
+    """
+
+    def __init__(self, log: Log, waiter: Waiter, asks_per_min: int = 0) -> None:
         self._log, self._waiter = log, waiter
+        self._asks = Window(asks_per_min)
         self._failures = FailureLimit(
             FAILURES - 1, window=WINDOW_SECONDS, block=COOLDOWN_SECONDS
         )  # the fifth one blocks
@@ -122,9 +127,13 @@ class StepUp:
     async def status(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer ``GET /step-up/{id}``; nothing is consumed. The app of that route.
 
+        Nobody proves anything here and each answer is a read of the log, so it is limited.
+
         Raises:
             NotFound: 404 ``resource_not_found``.
+            TooMany: 429 ``rate_limited``, the address asks too often.
         """
+        self._asks.enter(network_of(client_address(scope)))
         challenge = await self._find(scope["path_params"]["challenge_id"])
         if challenge is None:
             raise NotFound("resource_not_found", "there is no such challenge")

@@ -15,6 +15,7 @@ from caracal.mandate import (
     InvalidMandate,
     VerificationKey,
     anchors_of,
+    begins,
     numeric_date,
     peek,
     verify,
@@ -137,6 +138,8 @@ def _check_times(claims: Claims, now: float) -> None:
         raise InvalidMandate("expired")
     if issued_at is not None and issued_at > now + LEEWAY:
         raise InvalidMandate("issued in the future")
+    if begins(claims) > now + LEEWAY:
+        raise InvalidMandate("not valid yet")
 
 
 def _is_text(claims: Claims, name: str) -> bool:

@@ -74,7 +74,7 @@ class TokenExchange:
             raise state_stale()
         call = Call(scope, body, read(body, header(scope, b"content-type") or b""))
         answer, headers = await self._exchanged(call)
-        await respond(send, 200, answer, headers)
+        await respond(send, 200, answer, [*headers, *self.admission.senders.headers(call)])
 
     async def _exchanged(self, call: Call) -> Answer:
         try:

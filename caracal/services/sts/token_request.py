@@ -21,8 +21,8 @@ MAX_SCOPES = 256
 MAX_CALL_CONTEXT = 8 * 1024
 _MAX_DEPTH = 32  # of the call context: far below what the engine and the ledger can write
 
-_TOKEN_TYPES = ("", ACCESS_TOKEN, "urn:ietf:params:oauth:token-type:jwt")
-_ENCODED = {quote_plus(name): name for name in (GRANT_TYPE, *_TOKEN_TYPES)}  # sent in each form
+TOKEN_TYPES = ("", ACCESS_TOKEN, "urn:ietf:params:oauth:token-type:jwt")
+_ENCODED = {quote_plus(name): name for name in (GRANT_TYPE, *TOKEN_TYPES)}  # sent in each form
 _SECONDS = re.compile(r"[0-9]{1,999}")
 _REPEATABLE = "resource"
 
@@ -176,7 +176,7 @@ def _check_types(fields: Mapping[str, str]) -> None:
     if fields.get("grant_type", "") not in ("", GRANT_TYPE):
         raise bad_request("unsupported grant_type")
     for name in ("subject_token_type", "actor_token_type"):
-        if fields.get(name, "") not in _TOKEN_TYPES:
+        if fields.get(name, "") not in TOKEN_TYPES:
             raise bad_request(f"unsupported {name}")
 
 

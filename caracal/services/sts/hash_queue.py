@@ -1,0 +1,107 @@
+"""Whose secret is hashed next: zones in turn, and in a zone its applications.
+
+A hash holds a thread for tens of milliseconds and anybody may ask for one, so only so many wait.
+When one too many comes, it is not that one that goes, but the newest of whoever has most waiting:
+a zone that is flooded fills the queue, and takes no other zone's place in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from caracal.services.sts.refusals import too_many_failures
+
+_Place = asyncio.Future[None]
+_Lanes = OrderedDict[str, deque[_Place]]
+"""Who waits, by application; the first one's turn is next."""
+
+
+class HashQueue:
+    """``parallel`` have a turn at once, ``queue_max`` wait."""
+
+    def __init__(self, parallel: int, queue_max: int) -> None:
+        self._free, self._max = parallel, queue_max
+        self._zones: OrderedDict[str, _Lanes] = OrderedDict()
+
+    @asynccontextmanager
+    async def turn(self, zone_id: str, application_id: str) -> AsyncIterator[None]:
+        """Wait for a turn, and have it inside.
+
+        Raises:
+            TooMany: 429 ``access_denied``, too many wait.
+        """
+        if self._free:
+            self._free -= 1
+        else:
+            await self._wait(zone_id, application_id)
+        try:
+            yield
+        finally:
+            self._pass_on()
+
+    async def _wait(self, zone_id: str, application_id: str) -> None:
+        place: _Place = asyncio.get_running_loop().create_future()
+        lanes = self._zones.setdefault(zone_id, OrderedDict())
+        lanes.setdefault(application_id, deque()).append(place)
+        if self._waiting() > self._max:
+            self._turn_away(zone_id, application_id)
+        try:
+            await place
+        except asyncio.CancelledError:
+            self._leave(zone_id, application_id, place)
+            if not place.cancelled():  # the turn had come already
+                self._pass_on()
+            raise
+
+    def _waiting(self) -> int:
+        return sum(map(_size, self._zones.values()))
+
+    def _turn_away(self, zone_id: str, application_id: str) -> None:
+        """Refuse the newest of the longest; of several it is the one that has just grown."""
+        zones = self._zones
+        longest = max(zones, key=lambda name: (_size(zones[name]), name == zone_id))
+        lanes = zones[longest]
+        lane = max(lanes, key=lambda name: (len(lanes[name]), name == application_id))
+        place = lanes[lane][-1]
+        self._leave(longest, lane, place)
+        if not place.done():
+            place.set_exception(too_many_failures(0))
+
+    def _leave(self, zone_id: str, application_id: str, place: _Place) -> None:
+        lanes = self._zones.get(zone_id)
+        if lanes is not None and place in lanes.get(application_id, ()):
+            lanes[application_id].remove(place)
+            self._tidy(zone_id, application_id)
+
+    def _pass_on(self) -> None:
+        """Give the turn to who is next, unless they have gone meanwhile."""
+        while self._zones:
+            place = self._next()
+            if not place.done():
+                place.set_result(None)
+                return
+        self._free += 1
+
+    def _next(self) -> _Place:
+        """Take out who is next; their application and their zone go to the end."""
+        zone_id, lanes = next(iter(self._zones.items()))
+        application_id, lane = next(iter(lanes.items()))
+        place = lane.popleft()
+        lanes.move_to_end(application_id)
+        self._zones.move_to_end(zone_id)
+        self._tidy(zone_id, application_id)
+        return place
+
+    def _tidy(self, zone_id: str, application_id: str) -> None:
+        lanes = self._zones[zone_id]
+        if not lanes[application_id]:
+            del lanes[application_id]
+        if not lanes:
+            del self._zones[zone_id]
+
+
+def _size(lanes: _Lanes) -> int:
+    return sum(map(len, lanes.values()))

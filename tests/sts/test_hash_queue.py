@@ -1,0 +1,168 @@
+"""Whose secret is hashed next, and who is sent away when too many wait."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from itertools import count
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from caracal.errors import TooMany
+from caracal.services.sts.hash_queue import HashQueue
+
+
+@dataclass
+class Hashing:
+    """Work in a queue that is done only when the test says so."""
+
+    queue: HashQueue
+    began: list[str] = field(default_factory=list)
+    tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    going: dict[str, asyncio.Event] = field(default_factory=dict)
+    numbers: count[int] = field(default_factory=count)
+
+    async def add(self, zone: str, application: str = "app") -> str:
+        name = f"{zone}/{application}/{next(self.numbers)}"
+        self.going[name] = asyncio.Event()
+        self.tasks[name] = asyncio.create_task(self._work(name, zone, application))
+        await settled()
+        return name
+
+    async def _work(self, name: str, zone: str, application: str) -> None:
+        async with self.queue.turn(zone, application):
+            self.began.append(name)
+            await self.going[name].wait()
+
+    async def finish(self, name: str) -> None:
+        self.going[name].set()
+        await self.tasks[name]
+        await settled()
+
+    async def cancel(self, name: str) -> None:
+        self.tasks[name].cancel()
+        await asyncio.wait([self.tasks[name]])
+        await settled()
+
+    async def run_out(self) -> None:
+        """Let all that have a turn finish, one after the other, until nobody has one."""
+        while busy := [name for name in self.began if not self.tasks[name].done()]:
+            await self.finish(busy[0])
+
+    def refused(self) -> list[str]:
+        done = [name for name, task in self.tasks.items() if task.done() and not task.cancelled()]
+        return [name for name in done if isinstance(self.tasks[name].exception(), TooMany)]
+
+
+async def settled() -> None:
+    for _ in range(4):
+        await asyncio.sleep(0)
+
+
+def zones_of(names: list[str]) -> list[str]:
+    return [name.split("/")[0] for name in names]
+
+
+async def test_zones_take_turns_and_applications_within_a_zone() -> None:
+    hashing = Hashing(HashQueue(parallel=1, queue_max=20))
+    for zone, application in [("a", "x")] * 4 + [("a", "y")] * 2 + [("b", "z")] * 2 + [("c", "w")]:
+        await hashing.add(zone, application)
+    await hashing.run_out()
+    order = ["/".join(name.split("/")[:2]) for name in hashing.began]
+    assert order == ["a/x", "a/x", "b/z", "c/w", "a/y", "b/z", "a/x", "a/y", "a/x"]
+
+
+async def test_a_flood_takes_no_other_zones_place() -> None:
+    hashing = Hashing(HashQueue(parallel=2, queue_max=4))
+    flood = [await hashing.add("flood") for _ in range(10)]
+    assert hashing.refused() == flood[6:]
+    other = await hashing.add("other")
+    assert hashing.refused() == [*flood[5:6], *flood[6:]]  # the newest that waited, not the new one
+    await hashing.finish(flood[0])
+    assert zones_of(hashing.began) == ["flood", "flood", "flood"]
+    await hashing.finish(flood[1])
+    assert hashing.began[-1] == other
+    await hashing.run_out()
+
+
+async def test_a_flood_of_one_application_takes_no_others_place_in_its_zone() -> None:
+    hashing = Hashing(HashQueue(parallel=1, queue_max=3))
+    flood = [await hashing.add("zone", "flood") for _ in range(6)]
+    other = await hashing.add("zone", "other")
+    assert other not in hashing.refused()
+    assert len(hashing.refused()) == 3
+    await hashing.finish(flood[0])
+    await hashing.finish(flood[1])
+    assert hashing.began[-1] == other
+    await hashing.run_out()
+
+
+async def test_of_equals_the_one_that_comes_is_sent_away() -> None:
+    hashing = Hashing(HashQueue(parallel=1, queue_max=2))
+    for zone in ("a", "a", "b"):
+        await hashing.add(zone)
+    late = await hashing.add("b")
+    assert hashing.refused() == [late]
+    await hashing.run_out()
+
+
+async def test_who_goes_away_leaves_its_place_and_passes_its_turn_on() -> None:
+    hashing = Hashing(HashQueue(parallel=1, queue_max=2))
+    first, second, third = [await hashing.add("a") for _ in range(3)]
+    await hashing.cancel(second)
+    fourth = await hashing.add("a")
+    assert hashing.refused() == []
+    # The turn comes and the task goes in the same moment.
+    hashing.going[first].set()
+    await asyncio.sleep(0)
+    await hashing.cancel(third)
+    assert hashing.began == [first, fourth]
+    await hashing.cancel(fourth)
+    fifth = await hashing.add("a")
+    assert hashing.began[-1] == fifth
+    await hashing.run_out()
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["add", "finish", "cancel"]), st.integers(0, 3), st.integers(0, 1)),
+    max_size=40,
+)
+
+
+@given(STEPS)
+def test_whatever_happens_no_place_is_lost_and_none_too_many_taken(
+    steps: list[tuple[str, int, int]],
+) -> None:
+    asyncio.run(_happens(steps))
+
+
+async def _happens(steps: list[tuple[str, int, int]]) -> None:
+    hashing = Hashing(HashQueue(parallel=2, queue_max=3))
+    for what, number, application in steps:
+        if what == "add":
+            await hashing.add(f"zone{number}", f"app{application}")
+        elif open_ := [name for name, task in hashing.tasks.items() if not task.done()]:
+            name = open_[number % len(open_)]
+            has_turn = name in hashing.began
+            await (hashing.finish(name) if what == "finish" and has_turn else hashing.cancel(name))
+        open_ = [name for name, task in hashing.tasks.items() if not task.done()]
+        having = [name for name in open_ if name in hashing.began]
+        assert len(having) == min(2, len(open_))
+        assert len(open_) <= 5
+    await hashing.run_out()
+    assert all(task.done() for task in hashing.tasks.values())
+    for number in range(2):  # both places are there
+        await hashing.add("last", str(number))
+    assert len([name for name in hashing.began if name.startswith("last")]) == 2
+    await hashing.run_out()
+
+
+@pytest.mark.parametrize("queue_max", [1, 2, 7])
+async def test_never_more_wait_than_may(queue_max: int) -> None:
+    hashing = Hashing(HashQueue(parallel=1, queue_max=queue_max))
+    for number in range(20):
+        await hashing.add(f"zone{number % 5}")
+    assert len(hashing.refused()) == 20 - 1 - queue_max
+    await hashing.run_out()
