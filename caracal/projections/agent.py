@@ -13,7 +13,7 @@ from caracal.events.zone import Zone
 from caracal.projections.memory import RecentTable
 from caracal.projections.projection import Projection
 from caracal.projections.query import Db, IdPage, ids_in_zones, page_by_id, select
-from caracal.projections.table import Change, End, Put, Table, end, put
+from caracal.projections.table import Change, End, Put, Table, end, put, zone_of
 
 AGENTS = Table(
     "agents",
@@ -73,6 +73,7 @@ def ended(fact: Fact) -> End:
     return end(
         AGENTS,
         changed_ids(fact),
+        **zone_of(AGENTS, fact),  # an end may come first, and who reads one zone must find it
         status="terminated",
         status_reason=reason_of(fact.name, fact.data),
         terminated_at=fact.occurred_at,

@@ -14,7 +14,16 @@ from caracal.events.zone import Zone
 from caracal.projections.memory import RecentTable
 from caracal.projections.projection import Projection
 from caracal.projections.query import Db, IdPage, ids_in_zones, page_by_id, select
-from caracal.projections.table import Mark, Merged, Operation, Remove, Table, end, put
+from caracal.projections.table import (
+    Mark,
+    Merged,
+    Operation,
+    Remove,
+    Table,
+    end,
+    put,
+    zone_of,
+)
 
 DELEGATIONS = Table(
     "delegations",
@@ -61,8 +70,12 @@ def created(fact: Fact) -> list[Operation]:
 def revoked(fact: Fact) -> list[Operation]:
     edges = fact.data.get("edges", [])
     columns = {"status": "revoked", "edge_version": 1, "revoked_at": fact.occurred_at}
-    # Without edges, too: what applies an event is what its command waits for.
-    return [end(DELEGATIONS, edges, **columns), *([_epoch(fact)] if edges else [])]
+    # Without edges, too: what applies an event is what its command waits for. With their zone: an
+    # end may come first, and whoever reads one zone must find it.
+    return [
+        end(DELEGATIONS, edges, **zone_of(DELEGATIONS, fact), **columns),
+        *([_epoch(fact)] if edges else []),
+    ]
 
 
 @delegations.on(Delegation.Expired)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -44,11 +45,16 @@ class MemoryView(Protocol):
 
 
 class MemoryTable:
-    """The rows of a table by id, with indexes over columns kept up to date."""
+    """The rows of a table by id, with indexes over columns kept up to date.
+
+    Attributes:
+        weight: about how many bytes it takes.
+    """
 
     def __init__(self, table: Table) -> None:
         self.table = table
         self.rows: dict[str, Row] = {}
+        self.weight = 0
         self._indexes: dict[tuple[str, ...], dict[tuple[Any, ...], set[str]]] = {}
 
     def index(self, *columns: str) -> Callable[..., list[Row]]:
@@ -78,9 +84,13 @@ class MemoryTable:
 
     def load(self, rows: Iterable[Row]) -> None:
         """Take rows of a snapshot; in place of all there are."""
-        self.rows = {}
+        self.rows, self.weight = {}, 0
         for entries in self._indexes.values():
             entries.clear()
+        self.extend(rows)
+
+    def extend(self, rows: Iterable[Row]) -> None:
+        """Take more rows of the same snapshot."""
         for row in rows:
             self._store(row)
 
@@ -140,13 +150,16 @@ class MemoryTable:
         self.rows.pop(row_id, None)
 
     def _forget(self, row_id: str) -> None:
-        row = self.rows.get(row_id)
-        if row is not None and row["ended_at"] is None:
+        if (row := self.rows.get(row_id)) is None:
+            return
+        self.weight -= weight_of(row)
+        if row["ended_at"] is None:
             for columns, entries in self._indexes.items():
                 _discard(entries, tuple(row[name] for name in columns), row_id)
 
     def _store(self, row: Row) -> None:
         self._forget(row["id"])
+        self.weight += weight_of(row)
         for columns, entries in self._indexes.items():
             if row["ended_at"] is None:
                 entries.setdefault(tuple(row[name] for name in columns), set()).add(row["id"])
@@ -182,6 +195,26 @@ class RecentTable(MemoryTable):
             self._ended.append((now + KEPT_SECONDS, row["id"]))
         while self._ended and self._ended[0][0] <= now:
             self._remove(self._ended.popleft()[1])
+
+
+_PLACE = 300  # a row's own, among the rows and in an index
+
+
+def weight_of(row: Row) -> int:
+    """Return about how many bytes a row takes in memory."""
+    return _PLACE + _size(row)
+
+
+def _size(value: Row | list[Any]) -> int:
+    inner = value if isinstance(value, list) else value.values()
+    size = sys.getsizeof(value) + sum(map(sys.getsizeof, inner))
+    for one in inner:
+        if type(one) in _CONTAINERS:
+            size += _size(one)
+    return size
+
+
+_CONTAINERS = (dict, list)
 
 
 def _discard(

@@ -23,7 +23,7 @@ POLICIES = Table(
         "archived_at": "timestamptz",
     },
     final=("archived_at",),
-    indexes=("(zone_id, created_at DESC, id DESC) WHERE ended_at IS NULL",),
+    indexes=("(zone_id, created_at DESC, id DESC) WHERE ended_at IS NULL", "(zone_id)"),
 )
 
 POLICY_VERSIONS = Table(
@@ -37,7 +37,7 @@ POLICY_VERSIONS = Table(
         "schema_version": "text",
         "created_at": "timestamptz",
     },
-    indexes=("(policy_id, version DESC)",),
+    indexes=("(policy_id, version DESC)", "(zone_id)"),
 )
 
 policies = Projection("policies", POLICIES, POLICY_VERSIONS)

@@ -25,7 +25,7 @@ POLICY_SETS = Table(
         "archived_at": "timestamptz",
     },
     final=("archived_at",),
-    indexes=("(zone_id, created_at DESC, id DESC) WHERE ended_at IS NULL",),
+    indexes=("(zone_id, created_at DESC, id DESC) WHERE ended_at IS NULL", "(zone_id)"),
 )
 
 POLICY_SET_VERSIONS = Table(
@@ -39,7 +39,7 @@ POLICY_SET_VERSIONS = Table(
         "schema_version": "text",
         "created_at": "timestamptz",
     },
-    indexes=("(policy_set_id, version DESC)",),
+    indexes=("(policy_set_id, version DESC)", "(zone_id)"),
 )
 
 policy_sets = Projection("policy_sets", POLICY_SETS, POLICY_SET_VERSIONS)

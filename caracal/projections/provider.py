@@ -27,7 +27,7 @@ PROVIDERS = Table(
         "archived_at": "timestamptz",
     },
     final=("archived_at",),
-    indexes=("(zone_id, created_at DESC, id DESC) WHERE ended_at IS NULL",),
+    indexes=("(zone_id, created_at DESC, id DESC) WHERE ended_at IS NULL", "(zone_id)"),
 )
 
 providers = Projection("providers", PROVIDERS)

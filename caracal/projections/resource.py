@@ -28,7 +28,7 @@ RESOURCES = Table(
         "archived_at": "timestamptz",
     },
     final=("archived_at",),
-    indexes=("(zone_id, created_at DESC, id DESC) WHERE ended_at IS NULL",),
+    indexes=("(zone_id, created_at DESC, id DESC) WHERE ended_at IS NULL", "(zone_id)"),
 )
 
 resources = Projection("resources", RESOURCES)

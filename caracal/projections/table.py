@@ -129,7 +129,7 @@ class Applied:
 
 def put(table: Table, fact: Fact, **columns: Any) -> Put:
     """Return the row of the fact's own thing: the members of its data, and ``columns``."""
-    return Put(table, fact.aggregate_id, _known(table, fact.data) | _zone(table, fact) | columns)
+    return Put(table, fact.aggregate_id, _known(table, fact.data) | zone_of(table, fact) | columns)
 
 
 def change(table: Table, fact: Fact, **columns: Any) -> Change:
@@ -147,9 +147,10 @@ def mark(table: Merged, ids: Sequence[str], **columns: Any) -> Mark:
     return Mark(table, ids, columns)
 
 
+def zone_of(table: Table, fact: Fact) -> dict[str, Any]:
+    """Return the column that says in which zone a thing of the fact is, if the table has one."""
+    return {"zone_id": fact.zone_id} if "zone_id" in table.columns else {}
+
+
 def _known(table: Table, data: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in data.items() if name in table.columns}
-
-
-def _zone(table: Table, fact: Fact) -> dict[str, Any]:
-    return {"zone_id": fact.zone_id} if "zone_id" in table.columns else {}

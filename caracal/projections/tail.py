@@ -13,20 +13,26 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
+from weakref import WeakValueDictionary
 
 import psycopg
 
 from caracal.events.base import Fact
+from caracal.events.record import Record
 from caracal.events.store.entries import EntryId, Rings
 from caracal.events.topics import Topic
 from caracal.projections import PROJECTIONS
 from caracal.projections.memory import MemoryView, apply
 from caracal.projections.parking import ids_of
+from caracal.projections.partition import Partition
 from caracal.projections.projection import Projection
+from caracal.projections.table import Applied
 from caracal.projections.tail_following import Following
 from caracal.tasks import cancelled
 
 logger = logging.getLogger(__name__)
+Holder = Callable[[Sequence[Applied]], None]
 
 
 class Tail:
@@ -38,6 +44,7 @@ class Tail:
         without_redis: Redis is gone; the view follows the log alone.
         listeners: called with each applied fact, after the tables changed.
         reloaded: called when the tables have been taken anew from a snapshot.
+        partitions: of zones whose facts are wanted, for as long as somebody holds them.
     """
 
     def __init__(
@@ -67,6 +74,7 @@ class Tail:
         self.without_redis = False
         self.listeners: list[Callable[[Fact], None]] = []
         self.reloaded: list[Callable[[], None]] = []
+        self.partitions: WeakValueDictionary[str, Partition] = WeakValueDictionary()
         self.foreign = self.gaps = self.snapshots = self.log_reads = 0
         self.cursors: dict[str, EntryId] = {}
         self.log_id = ""
@@ -142,15 +150,40 @@ class Tail:
 
     def apply(self, topic: str, place: EntryId, fact: Fact) -> None:
         """Apply a fact that follows the topic's cursor, and move it."""
-        for projection in self.projections:
-            try:
-                apply(self.views, projection.reduce(fact))
-            except Exception:
-                logger.exception("tail cannot apply %s at %s", fact.name, place)
-                self.parked |= frozenset(ids_of(fact))
+        concerned = (partition.apply for partition in self._partitions_of(fact))
+        self._apply(fact, [partial(apply, self.views), *concerned])
         self.cursors[topic] = place
         for listener in self.listeners:
             listener(fact)
+
+    def apply_late(self, partition: Partition, records: Iterable[Record]) -> None:
+        """Apply what the log has after a partition's rows, and the cursors may have passed."""
+        for fact in (record.fact() for record in records):
+            if fact.zone_id in (None, partition.id):
+                self._apply(fact, [partition.apply_now])
+
+    def outdate(self) -> None:
+        """Let all partitions go: what was missed is not known."""
+        for partition in self.partitions.values():
+            partition.outdated = True
+        self.partitions.clear()
+
+    def _apply(self, fact: Fact, holders: Sequence[Holder]) -> None:
+        for projection in self.projections:
+            try:
+                operations = projection.reduce(fact)
+                for holder in holders:
+                    holder(operations)
+            except Exception:
+                logger.exception("tail cannot apply %s at %s", fact.name, fact.position)
+                self.parked |= frozenset(ids_of(fact))
+
+    def _partitions_of(self, fact: Fact) -> list[Partition]:
+        """Return the partitions that a fact may concern: without a zone it may be any."""
+        if fact.zone_id is None:
+            return list(self.partitions.values())
+        partition = self.partitions.get(fact.zone_id)
+        return [] if partition is None else [partition]
 
     async def moved(self, position: int, seen_at: float) -> None:
         """Note that everything up to ``position`` was applied as of ``seen_at`` (monotonic)."""

@@ -22,7 +22,7 @@ from caracal.events.store.redis_line import RedisLine
 from caracal.events.store.relay import LOG_CHANNEL
 from caracal.events.topics import FACT_TOPIC_OF, HEARTBEAT, Topic, read_fact
 from caracal.projections.parking import PARKED_CHANNEL
-from caracal.projections.tail_snapshot import BATCH, after, take
+from caracal.projections.tail_snapshot import BATCH, after, parked_of, take
 from caracal.tasks import cancelled
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class Following:
         self._timing = False
         self._next_probe = 0.0
         self._resnapshot = False
+        self._parked_changed = False
         self._pause_until = 0.0
 
     async def run(self) -> None:
@@ -98,7 +99,7 @@ class Following:
 
     def _patience(self, now: float) -> float:
         """Return how long nothing may happen before the log is looked at."""
-        if self._resnapshot:
+        if self._resnapshot or self._parked_changed:
             return 0
         if self._tail.wanted_probe is not None:
             return max(self._next_probe - now, 0)
@@ -210,6 +211,8 @@ class Following:
         if self._listening is None or self._listening.lost.done():
             await self._close_database()  # and connect again with the next look
             await self._catch_up()
+        if self._parked_changed:
+            await self._guarded(self._see_parked)
         if self._resnapshot:
             await self._guarded(self.snapshot)
         if self._notified is not None and self._notified[0] <= self._tail.position:
@@ -275,6 +278,7 @@ class Following:
         assert self._database is not None
         tail, seen_at = self._tail, time.monotonic()
         taken = await take(self._database, tail.views, tail.topics, tail.projections)
+        tail.outdate()
         for name, rows in taken.rows.items():
             tail.views[name].load(rows)
         tail.log_id, tail.cursors, tail.parked = taken.log_id, taken.cursors, taken.parked
@@ -285,6 +289,16 @@ class Following:
         for reloaded in tail.reloaded:
             reloaded()
         await tail.moved(taken.end, seen_at)
+
+    async def _see_parked(self) -> None:
+        """Learn what is parked; of what is not any more the rows have changed, and no fact told."""
+        assert self._database is not None
+        self._parked_changed = False  # what changes while this is being read is another change
+        parked = await parked_of(self._database, self._tail.projections)
+        if self._tail.parked <= parked:
+            self._tail.parked = parked
+        else:
+            self._resnapshot = True
 
     # --- connections ---------------------------------------------------------------------------
 
@@ -301,6 +315,7 @@ class Following:
         )
         self._listening = await Listening.open(listening, self._heard, LOG_CHANNEL, PARKED_CHANNEL)
         self._stack.callback(self._listening.stop)
+        self._parked_changed = True  # perhaps: nobody has listened
 
     async def _close_database(self) -> None:
         with suppress(psycopg.Error, OSError):
@@ -310,7 +325,8 @@ class Following:
 
     def _heard(self, channel: str, payload: str) -> None:
         if channel == PARKED_CHANNEL:
-            self.retake()
+            self._parked_changed = True
+            self._tail.wake.set()
             return
         # Nothing is to be done before the grace is over, and nearly never then: a timer for all
         # that comes meanwhile costs less than waking up each time.

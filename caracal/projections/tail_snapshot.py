@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, AsyncCursor
 from psycopg.rows import dict_row
 
 from caracal.events.record import Record
 from caracal.events.store.entries import ZERO, EntryId
 from caracal.events.topics import Topic
-from caracal.projections.memory import KEPT_SECONDS, MemoryView, RecentTable, Row
+from caracal.projections.memory import KEPT_SECONDS, MemoryTable, MemoryView, RecentTable, Row
+from caracal.projections.partition import Partition
 from caracal.projections.projection import Projection
+
+if TYPE_CHECKING:
+    from caracal.projections.tail import Tail
 
 BATCH = 2_000
 """Events of one look at the log."""
+_ROWS = 250
+"""Rows that are read before others have their turn: a few ms."""
 
 Database = AsyncConnection[Any]
 
@@ -40,15 +49,70 @@ async def take(
     projections: Sequence[Projection],
 ) -> Snapshot:
     """Take a snapshot; the log after it is read in the same transaction."""
-    async with database.transaction():
-        await database.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        log_id = str(await _value(database, "SELECT log_id FROM log_identity"))
-        places = await _checkpoints(database, projections)
-        cursors = {name: places.get(name, ZERO) for name in topics}
+    async with _moment(database) as log_id:
+        cursors = await _cursors(database, topics, projections)
         rows = {name: await _rows(database, view, cursors) for name, view in views.items()}
-        parked = await _parked(database, projections)
+        parked = await parked_of(database, projections)
         end, records = await after(database, topics, cursors, limit=None)
     return Snapshot(log_id, rows, cursors, parked, end, records)
+
+
+async def fill(database: Database, tail: Tail, partition: Partition) -> bool:
+    """Load a zone's rows beside a tail, which keeps them up to date from now on.
+
+    The tail's cursors stand where the log was committed before: what they have passed is in the
+    snapshot, as rows or as log, and what they have not passed yet waits in the partition until
+    the rows are there. What comes by both ways changes nothing the second time.
+
+    Returns:
+        False when the tail was taken anew meanwhile: begin again, with another partition.
+    """
+    tail.partitions[partition.id] = partition
+    projections = [one for one in tail.projections if _is_about(one, partition)]
+    topics = {topic.name: topic for one in projections for topic in one.topics}
+    passed = {name: tail.cursors[name] for name in topics}
+    async with _moment(database) as log_id:
+        cursors = await _cursors(database, topics, projections)
+        # The tail may apply once more what the read models have had long ago.
+        lowest = {name: min(place, passed[name]) for name, place in cursors.items()}
+        for table in partition.tables.values():
+            await _load(database, table, *_wanted(table, lowest, partition.id))
+        parked = await parked_of(database, tail.projections)
+        async for records in _all_after(database, topics, cursors):
+            tail.apply_late(partition, records)
+            await asyncio.sleep(0)
+    if partition.outdated or log_id != tail.log_id:
+        return False
+    partition.complete()
+    tail.parked |= parked
+    return True
+
+
+def _is_about(projection: Projection, partition: Partition) -> bool:
+    return any(table.name in partition.tables for table in projection.tables)
+
+
+@asynccontextmanager
+async def _moment(database: Database) -> AsyncIterator[str]:
+    """Read as of one moment; yield the log's name."""
+    async with database.transaction():
+        await database.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        yield str(await _value(database, "SELECT log_id FROM log_identity"))
+
+
+async def _all_after(
+    database: Database, topics: Mapping[str, Topic], cursors: dict[str, EntryId]
+) -> AsyncIterator[list[Record]]:
+    """Yield what the log has after the cursors, in order, as much as is read in one go."""
+    cursors = dict(cursors)
+    while True:
+        _, records = await after(database, topics, cursors)
+        if records:
+            yield records
+        if len(records) < BATCH:
+            return
+        place = EntryId(records[-1].position, 0)
+        cursors = {name: max(cursor, place) for name, cursor in cursors.items()}
 
 
 async def after(
@@ -84,18 +148,53 @@ async def _value(database: Database, statement: str) -> Any:
     return row[0] if row else None
 
 
+async def _load(
+    database: Database, table: MemoryTable, statement: str, arguments: list[Any]
+) -> None:
+    async with database.cursor(row_factory=_alike) as cursor:
+        await cursor.execute(statement, arguments, prepare=True)
+        while rows := await cursor.fetchmany(_ROWS):
+            table.extend(rows)
+            await asyncio.sleep(0)
+
+
+def _alike(cursor: AsyncCursor[Any]) -> Callable[[Sequence[Any]], Row]:
+    """Make rows that share equal texts: most ids of a zone stand in many rows."""
+    names = [column.name for column in cursor.description or ()]
+    known: dict[str, str] = {}
+
+    def row(values: Sequence[Any]) -> Row:
+        shared = [known.setdefault(one, one) if type(one) is str else one for one in values]
+        return dict(zip(names, shared, strict=True))
+
+    return row
+
+
 async def _rows(database: Database, view: MemoryView, cursors: Mapping[str, EntryId]) -> list[Row]:
     async with database.cursor(row_factory=dict_row) as cursor:
-        statement, arguments = f"SELECT * FROM {view.table.name}", []
-        if isinstance(view, RecentTable):
-            # What has begun after the cursor is going to be applied again: its end must be known.
-            statement += (
-                " WHERE ended_at IS NULL OR ended_at > %s"
-                f" OR {view.ended_on} > now() - make_interval(secs => %s)"
-            )
-            arguments = [cursors[view.born_on].position, KEPT_SECONDS]
-        await cursor.execute(statement, arguments)
+        await cursor.execute(*_wanted(view, cursors))
         return await cursor.fetchall()
+
+
+def _wanted(
+    view: MemoryView, cursors: Mapping[str, EntryId], zone_id: str | None = None
+) -> tuple[str, list[Any]]:
+    """Return the statement that reads a table, or what one zone has in it, and its arguments."""
+    conditions: dict[str, list[Any]] = {} if zone_id is None else {"zone_id = %s": [zone_id]}
+    if isinstance(view, RecentTable):
+        # What has begun after the cursor is going to be applied again: its end must be known.
+        recent = f"{view.ended_on} > now() - make_interval(secs => %s)"
+        arguments = [cursors[view.born_on].position, KEPT_SECONDS]
+        conditions[f"(ended_at IS NULL OR ended_at > %s OR {recent})"] = arguments
+    where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+    return f"SELECT * FROM {view.table.name}{where}", list(chain(*conditions.values()))
+
+
+async def _cursors(
+    database: Database, topics: Mapping[str, Topic], projections: Sequence[Projection]
+) -> dict[str, EntryId]:
+    places = await _checkpoints(database, projections)
+    return {name: places.get(name, ZERO) for name in topics}
 
 
 async def _checkpoints(database: Database, projections: Sequence[Projection]) -> dict[str, EntryId]:
@@ -110,7 +209,8 @@ async def _checkpoints(database: Database, projections: Sequence[Projection]) ->
     return lowest
 
 
-async def _parked(database: Database, projections: Sequence[Projection]) -> frozenset[str]:
+async def parked_of(database: Database, projections: Sequence[Projection]) -> frozenset[str]:
+    """Return the ids that every decision denies."""
     cursor = await database.execute(
         "SELECT DISTINCT unnest(ids) FROM parked WHERE projection = ANY(%s)",
         ([projection.name for projection in projections],),
