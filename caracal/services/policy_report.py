@@ -63,12 +63,17 @@ async def is_there(redis: Redis, replica: str) -> bool:
     return bool(await redis.expire(key_of(replica), SECONDS))
 
 
-async def tell(redis: Redis, replica: str, position: int, zones: Mapping[str, Loaded]) -> None:
-    """Report these zones; what was said of others stays."""
+async def tell(
+    redis: Redis, replica: str, position: int, zones: Mapping[str, Loaded | None]
+) -> None:
+    """Report these zones, those of None as not met; what was said of others stays."""
+    met = {zone_id: loaded for zone_id, loaded in zones.items() if loaded is not None}
     members: dict[Any, Any] = {_VIEW: str(position)}
-    members |= {zone_id: orjson.dumps(asdict(loaded)) for zone_id, loaded in zones.items()}
+    members |= {zone_id: orjson.dumps(asdict(loaded)) for zone_id, loaded in met.items()}
     now, key = time.time(), key_of(replica)
     async with redis.pipeline() as commands:
+        if gone := zones.keys() - met.keys():
+            commands.hdel(key, *gone)
         commands.hset(key, mapping=members)
         commands.expire(key, SECONDS)
         commands.zadd(REPLICAS, {replica: now})

@@ -47,6 +47,7 @@ async def test_every_activation_is_told_without_any_exchange(world: World) -> No
 async def test_a_version_that_does_not_compile_is_told(world: World) -> None:
     tenant = await new_tenant(world.log)
     good = version_of(tenant)
+    await told(world, tenant.id, loads(good))
     position = await tenant.activate(BROKEN)
     bad = version_of(tenant)
     report = await told(world, tenant.id, loads(good, bad))
@@ -78,6 +79,7 @@ async def test_what_redis_lost_is_told_again(world: World, monkeypatch: pytest.M
     await world.redis.delete(key_of(report.replica), REPLICAS)
     again = await told(world, tenant.id, loads(version_of(tenant)))
     assert again.replica == report.replica
+    assert (await world.per_call()).status_code == 200  # and so its zone is in memory
     assert (await told(world, world.tenant.id, lambda report: report.loaded is not None)).loaded
 
 
@@ -85,6 +87,7 @@ async def test_a_refusal_of_redis_harms_nothing(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(policy_reports, "_AGAIN_SECONDS", 0.05)
+    assert (await world.per_call()).status_code == 200
     report = await told(world, world.tenant.id, lambda report: report.loaded is not None)
     await world.redis.set(key_of(report.replica), "of another kind")
     tenant = await new_tenant(world.log)

@@ -26,7 +26,7 @@ async def test_a_grant_that_has_ended_is_remembered() -> None:
     for fact in facts(store):
         apply({"grants": table}, grants.reduce(fact))
     assert table.live(grant.aggregate_id) is None
-    assert table.ever == {("zone-of-tests", "app", "res")}
+    assert table.ever == {("app", "res")}
 
 
 def test_a_snapshot_tells_of_grants_that_have_ended() -> None:
@@ -34,6 +34,6 @@ def test_a_snapshot_tells_of_grants_that_have_ended() -> None:
     there = {"zone_id": "z", "application_id": "a", "resource_id": "r"}
     unseen = row(id="h", stub=True, ended_at=3, position=0)
     table.load(iter([row(ended_at=2, **there), unseen]))
-    assert table.ever == {("z", "a", "r")}
+    assert table.ever == {("a", "r")}
     table.load([])
     assert table.ever == set()

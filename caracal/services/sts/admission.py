@@ -22,7 +22,7 @@ from caracal.services.sts.refusals import Refused, bad_request
 from caracal.services.sts.step_up import StepUp
 from caracal.services.sts.subject_token import Kind, Principal, Proofs
 from caracal.services.sts.token_request import TokenRequest, read_call_context
-from caracal.services.sts.view import StsView, ZoneView
+from caracal.services.sts.view import KnownZone, StsView, ZoneView
 
 
 class Traversals:
@@ -60,15 +60,14 @@ class Admission:
         """
         request, now = call.request, clock.now()
         context = read_call_context(request.call_context) if call.by_gateway else {}
-        application = await self.clients.authenticate(
-            request, by_gateway=call.by_gateway, address=call.address, now=now
-        )
+        client = await self.clients.authenticate(call, now)
         if not request.resources:
             raise Refused(bad_request("at least one resource is needed"), "exchange_denied")
-        zone = ZoneView(self.view, request.zone_id)
-        subject = await self._principal(request.subject_token, zone, now, "subject")
-        actor = await self._principal(request.actor_token, zone, now, "actor")
+        known = KnownZone(self.view, request.zone_id)
+        subject = await self._principal(request.subject_token, known, now, "subject")
+        actor = await self._principal(request.actor_token, known, now, "actor")
         _check_principals(subject, actor)
+        zone, application = await self.clients.entered(call, client, now)
         if subject is not None:
             self._check_client(call, zone, subject, actor)
         jkt = await self.senders.proven(call, (subject, actor), now)
@@ -92,7 +91,7 @@ class Admission:
         )
 
     async def _principal(
-        self, token: str, zone: ZoneView, now: datetime, kind: Kind
+        self, token: str, zone: KnownZone, now: datetime, kind: Kind
     ) -> Principal | None:
         if not token:
             return None

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 from redis.asyncio import Redis
 from starlette.applications import Starlette
 
-from caracal.events.base import Fact
 from caracal.events.store.appender import Appender
 from caracal.events.store.audit_writer import AuditWriter
 from caracal.events.store.log import Log
@@ -36,6 +36,7 @@ from caracal.services.sts.failure_limit import FailureLimit
 from caracal.services.sts.introspection import Introspection
 from caracal.services.sts.issued_token import IssuedTokens
 from caracal.services.sts.jwks import Jwks
+from caracal.services.sts.lone_applications import LoneApplications
 from caracal.services.sts.opened_secrets import OpenedSecrets
 from caracal.services.sts.policies import Policies
 from caracal.services.sts.policy_reports import PolicyReports
@@ -54,7 +55,8 @@ from caracal.services.sts.step_up import StepUp
 from caracal.services.sts.subject_token import Proofs
 from caracal.services.sts.token_exchange import Rules, TokenExchange
 from caracal.services.sts.token_request import MAX_BODY
-from caracal.services.sts.view import StsView
+from caracal.services.sts.view import OF_ONE_ZONE, StsView, ZoneView
+from caracal.services.sts.zones import Zones
 from caracal.services.token_endpoint import Lives, TokenEndpoint
 from caracal.services.traced import Traced, exporting
 from caracal.services.upstream_guard import public_only
@@ -87,7 +89,9 @@ async def _start(
     evaluator = _evaluator(settings, stack)
     policies = Policies(view, evaluator)
     keys = SigningKeys(database, Vault(settings.zone_kek), settings.access_token_typ)
-    tail = await _follow(settings, view, [policies.applied, keys.applied], stack)
+    tail = await _follow(settings, view, stack)
+    tail.listeners += [policies.applied, keys.applied]
+    zones = _zones(settings, view, database, policies, stack)
     reports = PolicyReports(redis, policies, tail)
     reports.start()
     stack.push_async_callback(reports.stop)
@@ -123,7 +127,11 @@ async def _start(
         checks=(following,),
         details=lambda: _kept_apart(policies),
         counters=lambda: _counters(
-            writer, admission.traversals, jwks, engine=_engine(policies, shadows)
+            writer,
+            admission.traversals,
+            jwks,
+            engine=_engine(policies, shadows),
+            zones=zones.counters,
         ),
     )
     metadata = ServerMetadata(view, settings.issuer_url)
@@ -180,22 +188,30 @@ async def _writer(settings: Settings, stack: AsyncExitStack) -> AuditWriter:
     return writer
 
 
-async def _follow(
-    settings: Settings,
-    view: StsView,
-    listeners: list[Callable[[Fact], None]],
-    stack: AsyncExitStack,
-) -> Tail:
+async def _follow(settings: Settings, view: StsView, stack: AsyncExitStack) -> Tail:
     view.tail = tail = Tail(
         view.all,
         database_url=settings.database_url,
         redis_url=settings.redis_url,
         rings=rings(settings),
+        also=OF_ONE_ZONE,
     )
-    tail.listeners += listeners
     await tail.start()
     stack.push_async_callback(tail.stop)
     return tail
+
+
+def _zones(
+    settings: Settings, view: StsView, database: Pool, policies: Policies, stack: AsyncExitStack
+) -> Zones:
+    make, tail = partial(ZoneView, view), view.following
+    view.loaded = zones = Zones(make, tail, database, settings.zone_view_max_bytes)
+    stack.push_async_callback(zones.close)
+    zones.loaded.append(policies.met)
+    zones.evicted.append(policies.forget)
+    tail.listeners.append(zones.applied)
+    tail.reloaded.append(zones.renew)
+    return zones
 
 
 def _evaluator(settings: Settings, stack: AsyncExitStack) -> Evaluator:
@@ -236,11 +252,18 @@ def _admission(
     stack.callback(secrets.close)
     failures = FailureLimit(settings.client_auth_fail_limit_per_min)
     assertions = _assertions(settings, redis, stack)
-    clients = ClientAuthentication(view, secrets, assertions, failures)
+    clients = ClientAuthentication(view, secrets, assertions, failures, _alone(view, database))
     nonces = Nonces(settings.zone_kek[0]) if settings.dpop_nonce else None
     senders = Senders(redis, f"{settings.issuer_url}/oauth/2/token", nonces)
     proofs = Proofs(settings.issuer_url)
     return Admission(view, clients, proofs, database, senders, step_up)
+
+
+def _alone(view: StsView, database: Pool) -> LoneApplications:
+    alone, tail = LoneApplications(database), view.following
+    tail.listeners.append(alone.applied)
+    tail.reloaded.append(alone.forget_all)
+    return alone
 
 
 def _assertions(settings: Settings, redis: Redis, stack: AsyncExitStack) -> ClientAssertions:
@@ -271,7 +294,12 @@ def _credentials(
 
 
 def _counters(
-    writer: AuditWriter, traversals: Traversals, jwks: Jwks, *, engine: dict[str, Any]
+    writer: AuditWriter,
+    traversals: Traversals,
+    jwks: Jwks,
+    *,
+    engine: dict[str, Any],
+    zones: dict[str, float],
 ) -> dict[str, Any]:
     dropped = writer.counters.dropped
     return {
@@ -281,6 +309,7 @@ def _counters(
             "audit_dropped": dropped,
             "audit_sink_errors": writer.counters.errors,
             "jwks_invalid_keys": jwks.invalid_keys,
+            "zones": zones,
         },
         "opa": engine,
         "audit_dropped": dropped,

@@ -9,9 +9,10 @@ from caracal.services.sts.call import Call
 from caracal.services.sts.client_assertion import ClientAssertions
 from caracal.services.sts.client_secrets import ClientSecrets
 from caracal.services.sts.failure_limit import FailureLimit
+from caracal.services.sts.lone_applications import LoneApplications
 from caracal.services.sts.refusals import Refused, bad_client
 from caracal.services.sts.token_request import TokenRequest
-from caracal.services.sts.view import StsView
+from caracal.services.sts.view import StsView, ZoneView, is_over
 
 
 class ClientAuthentication:
@@ -23,8 +24,9 @@ class ClientAuthentication:
         secrets: ClientSecrets,
         assertions: ClientAssertions,
         failures: FailureLimit,
+        alone: LoneApplications,
     ) -> None:
-        self._view, self._failures = view, failures
+        self._view, self._failures, self._alone = view, failures, alone
         self._secrets, self._assertions = secrets, assertions
 
     def check_signature(self, call: Call, keys: tuple[bytes, ...]) -> Call:
@@ -44,33 +46,44 @@ class ClientAuthentication:
             self._failures.failed(key)
             raise
 
-    async def authenticate(
-        self, request: TokenRequest, *, by_gateway: bool, address: str, now: datetime
-    ) -> Row:
+    async def authenticate(self, call: Call, now: datetime) -> Row:
         """Return the calling application; row 1 of the validation order.
 
         Args:
-            request: the form.
-            by_gateway: the Gateway signed the call; with a subject token that is enough.
-            address: of the client.
+            call: that the Gateway signed it is enough, with a subject token.
             now: registrations may expire.
 
         Raises:
             Refused: 401 ``access_denied``, one text for all causes.
             TooMany: 429 ``access_denied``, too many failures, or too many at once.
         """
+        request = call.request
         application = self._known(request, now)
-        if by_gateway and request.subject_token:
+        if call.by_gateway and request.subject_token:
             return application or await self._found(request, now)
         if application is not None and await self._is_proven(application, request, now):
             return application
-        keys = (("application", request.zone_id, request.application_id), ("address", address))
+        keys = (("application", request.zone_id, request.application_id), ("address", call.address))
         self._failures.check(*keys)
         try:
             return await self._proven(application, request, now)
         except Refused:
             self._failures.failed(*keys)
             raise
+
+    async def entered(self, call: Call, client: Row, now: datetime) -> tuple[ZoneView, Row]:
+        """Return the zone of a client that was authenticated, and the client as it is there.
+
+        Raises:
+            Refused: 401 ``access_denied``, it has changed meanwhile and is not proven any more.
+            TooMany: 429 ``access_denied``.
+            Unavailable: 503 ``state_stale``, the zone is not in memory and cannot be read now.
+        """
+        zone = await self._view.zones.load(call.request.zone_id)
+        known = zone.application(client["id"], now)
+        if known is None or known["position"] != client["position"]:
+            known = await self.authenticate(call, now)
+        return zone, known
 
     async def _is_proven(self, application: Row, request: TokenRequest, now: datetime) -> bool:
         """Say so of what costs little: others' failures must not shut out who can prove itself."""
@@ -99,14 +112,29 @@ class ClientAuthentication:
         return await self._assertions.proves(application, request, now.timestamp())
 
     def _known(self, request: TokenRequest, now: datetime) -> Row | None:
-        zone = self._view.zone(request.zone_id)
-        return None if zone is None else zone.application(request.application_id, now)
+        view, zone_id, application_id = self._view, request.zone_id, request.application_id
+        if not view.has_zone(zone_id):
+            return None
+        if (zone := view.zones.peek(zone_id)) is not None:
+            return zone.application(application_id, now)
+        return _in_time(self._alone.known(zone_id, application_id), now)
 
     async def _found(self, request: TokenRequest, now: datetime) -> Row:
-        """Look again at the log's head: another replica may have made it a moment ago."""
-        if not request.zone_id or not request.application_id:
+        """Look at the log's head: another replica may have made it a moment ago."""
+        view, zone_id = self._view, request.zone_id
+        if not zone_id or not request.application_id:
             raise bad_client()
-        await self._view.look_again()
-        if (application := self._known(request, now)) is None:
+        await view.zones.arriving(zone_id)
+        if not view.has_zone(zone_id) or view.zones.peek(zone_id) is not None:
+            await view.look_again()
+        application = self._known(request, now)
+        if application is None and view.has_zone(zone_id) and view.zones.peek(zone_id) is None:
+            found = await self._alone.find(zone_id, request.application_id)
+            application = _in_time(found, now)
+        if application is None:
             raise bad_client()
         return application
+
+
+def _in_time(application: Row | None, now: datetime) -> Row | None:
+    return None if application is None or is_over(application, now) else application

@@ -17,6 +17,9 @@ class Flights(Generic[Result]):
     def __init__(self) -> None:
         self._under_way: dict[Hashable, asyncio.Task[Result]] = {}
 
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._under_way
+
     async def join(self, key: Hashable, work: Callable[[], Awaitable[Result]]) -> Result:
         """Return what the work under way gives; begin it if there is none.
 

@@ -17,7 +17,7 @@ from caracal.services.http import Receive, Scope, Send, respond
 from caracal.services.sts.issuance import token_type
 from caracal.services.sts.issued_token import IssuedTokens
 from caracal.services.sts.refusals import INTROSPECTION
-from caracal.services.sts.view import ZoneView
+from caracal.services.sts.view import KnownZone
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +36,14 @@ class Introspection:
         await respond(send, 200, orjson.dumps(_answer(asked.claims, asked.zone)), [])
 
 
-def _answer(claims: Claims | None, zone: ZoneView) -> dict[str, Any]:
+def _answer(claims: Claims | None, zone: KnownZone) -> dict[str, Any]:
     """Return the members of section 2.2; those of the token stand as it has them."""
     if claims is None or not _is_active(claims, zone):
         return {"active": False}
     return {**claims, "active": True, "token_type": token_type(claims)}
 
 
-def _is_active(claims: Claims, zone: ZoneView) -> bool:
+def _is_active(claims: Claims, zone: KnownZone) -> bool:
     expires, now = numeric_date(claims, "exp"), clock.now().timestamp()
     if expires is None or expires <= now or begins(claims) > now:
         return False

@@ -19,7 +19,7 @@ from caracal.services.sts.client_authentication import ClientAuthentication
 from caracal.services.sts.recorder import Recorder
 from caracal.services.sts.refusals import Refused, bad_request, denied, state_stale
 from caracal.services.sts.token_request import MAX_BODY, read_form, request_of
-from caracal.services.sts.view import StsView, ZoneView
+from caracal.services.sts.view import KnownZone, StsView
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Asked:
 
     call: Call
     application: Row
-    zone: ZoneView
+    zone: KnownZone
     claims: Claims | None
 
 
@@ -64,7 +64,7 @@ class IssuedTokens:
         application = await self._authenticated(call, event_type)
         if not fields.get("token"):
             raise bad_request("token is needed")
-        zone = ZoneView(self.view, call.request.zone_id)
+        zone = KnownZone(self.view, call.request.zone_id)
         claims = None if as_of_now else self._proven(fields, zone)
         if claims is None:
             await self.view.look_again()
@@ -74,9 +74,8 @@ class IssuedTokens:
     async def _authenticated(self, call: Call, event_type: str) -> Row:
         request, now = call.request, clock.now()
         try:
-            application = await self.clients.authenticate(
-                request, by_gateway=False, address=call.address, now=now
-            )
+            client = await self.clients.authenticate(call, now)
+            _, application = await self.clients.entered(call, client, now)
             if self.view.barred((request.zone_id, application["id"])):
                 raise denied("session revoked", "session_invalid")
         except Refused as refused:
@@ -84,7 +83,7 @@ class IssuedTokens:
             raise await self.recorder.refused(call, refused) from None
         return application
 
-    def _proven(self, fields: Mapping[str, str], zone: ZoneView) -> Claims | None:
+    def _proven(self, fields: Mapping[str, str], zone: KnownZone) -> Claims | None:
         try:
             claims = verify(fields["token"], zone.verification_keys())
         except InvalidMandate:

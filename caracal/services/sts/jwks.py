@@ -9,7 +9,7 @@ import orjson
 
 from caracal.errors import BadInput, InternalError, NotFound
 from caracal.services.http import Receive, Scope, Send, respond
-from caracal.services.sts.view import StsView, ZoneView, parsed_key
+from caracal.services.sts.view import KnownZone, StsView, parsed_key
 
 logger = logging.getLogger(__name__)
 _CACHE = (b"cache-control", b"public, max-age=300, must-revalidate")
@@ -35,7 +35,7 @@ class Jwks:
             InternalError: 500, none of its keys can be read.
         """
         zone_id = scope["path_params"].get("zone_id") or self._named(scope)
-        zone = ZoneView(self._view, zone_id)
+        zone = KnownZone(self._view, zone_id)
         if not zone.published_keys():
             await self._view.look_again()
         await respond(send, 200, orjson.dumps({"keys": self._keys(zone)}), [_CACHE])
@@ -48,7 +48,7 @@ class Jwks:
             raise BadInput("invalid_token", "zone_id is needed, once")
         return zone_id
 
-    def _keys(self, zone: ZoneView) -> list[dict[str, str]]:
+    def _keys(self, zone: KnownZone) -> list[dict[str, str]]:
         rows = zone.published_keys()
         if not rows:
             raise NotFound("resource_not_found", "the zone has no keys")

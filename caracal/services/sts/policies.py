@@ -16,9 +16,11 @@ from caracal.policy.engine import Bundle, Decision, PolicyCompileError, deny
 from caracal.projections.memory import Row
 from caracal.services.policy_report import Loaded
 from caracal.services.sts.evaluator import Evaluator
-from caracal.services.sts.view import StsView
+from caracal.services.sts.refusals import state_stale
+from caracal.services.sts.view import StsView, ZoneView
 
 logger = logging.getLogger(__name__)
+_NOTHING: Any = object()
 
 _VERSIONS = 3
 """How many are tried: the active one, the one before, one that was activated meanwhile."""
@@ -73,7 +75,6 @@ class Policies:
         self._view, self._evaluator = view, evaluator
         self._zones: dict[str, InForce | None] = {}
         self._failed: dict[str, str] = {}
-        self._snapshots = -1
         self.swapped: Callable[[str, int], None] = lambda zone_id, position: None
         self.counters = evaluator.counters
 
@@ -86,10 +87,24 @@ class Policies:
         )
         if zone_id is None or not concerns:
             return
+        if self._view.zones.peek(zone_id) is None:
+            self._not_in_memory(zone_id, fact)
+            return
         if fact.name == "policy_set.activated":
             self._zones.setdefault(zone_id, None)  # so its first exchange finds it compiled
         if zone_id in self._zones:
             self._refresh(zone_id, fact.position)
+
+    def met(self, zone: ZoneView) -> None:
+        """Compile what is in force in a zone whose rows have come."""
+        self._zones.setdefault(zone.id, None)
+        self._refresh(zone.id)
+
+    def forget(self, zone_id: str, position: int = 0) -> None:
+        """Let go what a zone has in force: nothing tells of its changes any more."""
+        self._failed.pop(zone_id, None)
+        if self._zones.pop(zone_id, _NOTHING) is not _NOTHING:
+            self.swapped(zone_id, position)
 
     async def evaluate(
         self, zone_id: str, policy_input: Mapping[str, Any], *, patient: bool = True
@@ -165,12 +180,14 @@ class Policies:
         met = self._zones.items()
         return [zone_id for zone_id, it in met if it is not None and is_apart(zone_id, it.bundle)]
 
-    def loaded(self) -> dict[str, Loaded]:
+    def loaded(self) -> dict[str, Loaded | None]:
         """Return what is loaded for each zone that was met."""
         return {zone_id: self.loaded_for(zone_id) for zone_id in self._zones}
 
-    def loaded_for(self, zone_id: str) -> Loaded:
-        """Return what is loaded for a zone."""
+    def loaded_for(self, zone_id: str) -> Loaded | None:
+        """Return what is loaded for a zone; None when it is not in memory."""
+        if zone_id not in self._zones:
+            return None
         current = self._zones.get(zone_id)
         version_id = None if current is None else current.policy_set_version_id
         is_apart = current is not None and self._evaluator.is_apart(zone_id, current.bundle)
@@ -188,12 +205,12 @@ class Policies:
         loaded = [zone.loaded_at for zone in self._zones.values() if zone is not None]
         return max((now - at for at in loaded), default=0.0)
 
-    def catch_up(self) -> None:
-        """Look at every zone again when the view was taken anew: no fact told of the change."""
-        if self._snapshots != self._view.following.snapshots:
-            self._snapshots = self._view.following.snapshots
-            for known in self._zones:
-                self._refresh(known)
+    def _not_in_memory(self, zone_id: str, fact: Fact) -> None:
+        """Load a zone in which policies were activated: who did it waits to hear that they are."""
+        self.forget(zone_id, fact.position)
+        if fact.name == "policy_set.activated":
+            self.swapped(zone_id, fact.position)
+            self._view.zones.want(zone_id)
 
     def _lacks(self, zone_id: str | None) -> bool:
         """Say whether something of a zone could not be loaded."""
@@ -201,7 +218,6 @@ class Policies:
         return zone_id in self._failed or (current is not None and not current.is_whole)
 
     def _in_force(self, zone_id: str) -> InForce | None:
-        self.catch_up()
         if zone_id not in self._zones:
             self._zones[zone_id] = None
             self._refresh(zone_id)
@@ -230,12 +246,12 @@ class Policies:
         self.counters.compile_duration_ns += time.perf_counter_ns() - started
 
     def _active(self, zone_id: str) -> Row | None:
-        rows = self._view.policy_sets_of(zone_id)
+        rows = self._tables(zone_id).policy_sets()
         active = [row for row in rows if row["active_version_id"] is not None]
         return max(active, key=lambda row: int(row["position"]), default=None)
 
     def _compiled(self, zone_id: str, policy_set: Row) -> InForce:
-        version = self._version(policy_set, policy_set["active_version_id"])
+        version = self._version(zone_id, policy_set, policy_set["active_version_id"])
         self._evaluator.load(zone_id, version.bundle)
         shadow_id = policy_set["shadow_version_id"]
         return InForce(
@@ -245,7 +261,7 @@ class Policies:
             loaded_at=time.monotonic(),
             key=label(zone_id, version.bundle.manifest_sha256),
             shadow_version_id=shadow_id,
-            shadow=self._shadow(policy_set, shadow_id),
+            shadow=self._shadow(zone_id, policy_set, shadow_id),
             before=self._before(zone_id, version.bundle),
         )
 
@@ -256,38 +272,52 @@ class Policies:
             return None
         return current.before or current
 
-    def _shadow(self, policy_set: Row, version_id: str | None) -> Version | None:
+    def _shadow(self, zone_id: str, policy_set: Row, version_id: str | None) -> Version | None:
         """Return a shadow; what is wrong with it harms nothing."""
         if version_id is None:
             return None
         try:
-            return self._version(policy_set, version_id)
+            return self._version(zone_id, policy_set, version_id)
         except PolicyCompileError as error:
             logger.warning("shadow of policy set %s: %s", policy_set["id"], error)
             return None
 
-    def _version(self, policy_set: Row, version_id: str) -> Version:
-        version = self._view.tables["policy_set_versions"].live(version_id)
+    def _version(self, zone_id: str, policy_set: Row, version_id: str) -> Version:
+        tables = self._tables(zone_id).tables
+        version = tables["policy_set_versions"].live(version_id)
         if version is None:
             raise PolicyCompileError(f"version {version_id} is not there")
-        modules = tuple((name, self._content(name)) for name in version["manifest"])
+        known = tables["policy_versions"].rows
+        modules = tuple((name, _content(known, name)) for name in version["manifest"])
         bundle = Bundle(version["manifest_sha256"], modules)
         return Version(bundle, policy_set["id"], version_id)
-
-    def _content(self, version_id: str) -> str:
-        row = self._view.tables["policy_versions"].rows.get(version_id)
-        if row is None or row["stub"]:
-            raise PolicyCompileError(f"policy version {version_id} is not there")
-        return str(row["content"])
 
     def _is_parked(self, zone_id: str, current: InForce) -> bool:
         parked = self._view.following.parked
         if not parked:
             return False
-        versions = self._view.tables["policy_versions"].rows
-        ids = {row["id"] for row in self._view.policy_sets_of(zone_id)}
+        zone = self._tables(zone_id)
+        versions = zone.tables["policy_versions"].rows
+        ids = {row["id"] for row in zone.policy_sets()}
         ids |= {versions[name]["policy_id"] for name, _ in current.bundle.modules}
         return not parked.isdisjoint(ids)
+
+    def _tables(self, zone_id: str) -> ZoneView:
+        """Return the zone, which whoever asks holds in memory.
+
+        Raises:
+            Unavailable: 503 ``state_stale``, the view was taken anew this moment.
+        """
+        if (zone := self._view.zones.peek(zone_id)) is None:
+            raise state_stale()
+        return zone
+
+
+def _content(versions: Mapping[str, Row], version_id: str) -> str:
+    row = versions.get(version_id)
+    if row is None or row["stub"]:
+        raise PolicyCompileError(f"policy version {version_id} is not there")
+    return str(row["content"])
 
 
 def _names(current: InForce) -> tuple[str, str | None]:

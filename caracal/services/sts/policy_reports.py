@@ -68,7 +68,6 @@ class PolicyReports:
             self._wake.clear()
 
     async def _report(self) -> None:
-        self._policies.catch_up()
         # Nobody tells of it when the parent of this process has named what to keep apart.
         before, self._apart = self._apart, set(self._policies.apart())
         swapped, self._swapped = self._swapped | (before ^ self._apart), set()

@@ -92,16 +92,16 @@ class UserTokens:
                 return await self._opened(grant)
             except Unreadable:  # a peer has refreshed it, and the view does not know yet
                 await self.view.look_again()
-                grant = self._active(grant["id"])
+                grant = await self._active(grant)
                 if is_fresh(grant):
                     return await self._kept(grant)
-        grant_id = grant["id"]
-        return await self.flights.join(grant_id, lambda: self._alone(provider_id, client, grant_id))
+        known = grant
+        return await self.flights.join(known["id"], lambda: self._alone(provider_id, client, known))
 
-    async def _alone(self, provider_id: str, client: Known, grant_id: str) -> Token:
-        async with self.leases.held(grant_id):
+    async def _alone(self, provider_id: str, client: Known, grant: Row) -> Token:
+        async with self.leases.held(grant["id"]):
             await self.view.look_again()  # who held it before has refreshed, perhaps
-            grant = self._active(grant_id)
+            grant = await self._active(grant)
             if is_fresh(grant):
                 return await self._kept(grant)
             return await self._refreshed(provider_id, client, grant)
@@ -146,7 +146,7 @@ class UserTokens:
                 saved = await self._save(grant, decide)
             except RefreshedMeanwhile:
                 await self.view.look_again()
-                return await self._kept(self._active(grant["id"]))
+                return await self._kept(await self._active(grant))
             except NotFound:
                 raise _gone() from None
             except (VersionConflict, Unavailable):
@@ -174,8 +174,9 @@ class UserTokens:
         text = await self.secrets.opened(grant["id"], grant["access_token_ref"])
         return Token(text.decode(), grant["token_expires_at"])
 
-    def _active(self, grant_id: str) -> Row:
-        row = self.view.grants.live(grant_id)
+    async def _active(self, grant: Row) -> Row:
+        zone = await self.view.zones.load(grant["zone_id"])
+        row = zone.grant(grant["id"])
         if row is None:
             raise _gone()
         if row["access_token_ref"] is None:

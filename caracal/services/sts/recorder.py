@@ -109,7 +109,7 @@ class Recorder:
 
     def _of_refusal(self, call: Call, refused: Refused) -> Prebuilt:
         zone_id = call.request.zone_id
-        known = zone_id if self.view.zone(zone_id) is not None else NO_ZONE
+        known = zone_id if self.view.has_zone(zone_id) else NO_ZONE
         return self._entry(evidence.of_refusal(call.request, call.request_id, known, refused))
 
     def _of_limit(self, exchange: Exchange, verdict: Verdict) -> Prebuilt:

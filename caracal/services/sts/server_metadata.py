@@ -55,9 +55,9 @@ class ServerMetadata:
         unknown = BadInput("zone_invalid", "there is no such zone")
         if not ID_PATTERN.fullmatch(zone_id):
             raise unknown
-        if self._view.zone(zone_id) is None:
+        if not self._view.has_zone(zone_id):
             await self._view.look_again()
-        if self._view.zone(zone_id) is None:
+        if not self._view.has_zone(zone_id):
             raise unknown
 
 

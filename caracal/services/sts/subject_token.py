@@ -21,7 +21,7 @@ from caracal.mandate import (
     verify,
 )
 from caracal.services.sts.refusals import Refused, denied
-from caracal.services.sts.view import ZoneView
+from caracal.services.sts.view import KnownZone
 
 LEEWAY = 60.0
 Kind = Literal["subject", "actor"]
@@ -76,7 +76,7 @@ class Proofs:
         self._issuer, self._size = issuer, size
         self._proven: OrderedDict[str, _Proof] = OrderedDict()
 
-    def principal(self, token: str, zone: ZoneView, now: float, kind: Kind) -> Principal:
+    def principal(self, token: str, zone: KnownZone, now: float, kind: Kind) -> Principal:
         """Return who ``token`` speaks of; rows 3 and 4 (5) of the validation order.
 
         Args:
@@ -100,14 +100,14 @@ class Proofs:
             raise denied("session revoked", "session_invalid")
         return proof.principal
 
-    def knows_key(self, token: str, zone: ZoneView) -> bool:
+    def knows_key(self, token: str, zone: KnownZone) -> bool:
         """Say whether the zone has the key that ``token`` names; a malformed one names none."""
         try:
             return peek(token).kid in zone.verification_keys()
         except InvalidMandate:
             return True
 
-    def _known(self, token: str, zone: ZoneView) -> _Proof | None:
+    def _known(self, token: str, zone: KnownZone) -> _Proof | None:
         proof = self._proven.get(token)
         if proof is None or proof.principal.claims["zone_id"] != zone.id:
             return None
@@ -117,7 +117,7 @@ class Proofs:
         self._proven.move_to_end(token)
         return proof
 
-    def _proved(self, token: str, zone: ZoneView) -> _Proof:
+    def _proved(self, token: str, zone: KnownZone) -> _Proof:
         keys, parts = zone.verification_keys(), peek(token)
         claims = verify(parts, keys)
         expected = {"iss": self._issuer, "aud": [self._issuer], "zone_id": zone.id}
