@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from bench.cpu import below
@@ -16,6 +16,21 @@ _EVERY_SECONDS = 0.25
 def mebibytes(pid: int) -> float:
     """Return the PSS of a process and all below it, in MiB."""
     return sum(_kibibytes(one) for one in below(pid)) / 1024
+
+
+def processes(*arguments: str) -> list[int]:
+    """Return the processes that were started with these arguments, one after the other."""
+    wanted, found = "\0".join(arguments).encode(), []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdigit() and wanted in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+    return found
+
+
+def by_size(pids: list[int]) -> list[float]:
+    """Return the PSS of each process that is there, in MiB, the largest first."""
+    return sorted((size / 1024 for size in map(_kibibytes, pids) if size), reverse=True)
 
 
 def _kibibytes(pid: int) -> int:

@@ -36,15 +36,19 @@ class World:
 
     def ambient(self, scope: str = "read", **anchors: str) -> str:
         """Return a fresh ambient token; ``anchors`` are members of the request."""
-        form = {**self._credentials(), "scope": scope, **anchors}
-        answer = httpx.post(f"{self.urls['sts_url']}/oauth/2/token", data=form, timeout=10)
-        return str(_checked(answer)["access_token"])
+        return self._token({"scope": scope, **anchors})
+
+    def ambient_request(self) -> str:
+        """Return the request for an ambient token."""
+        return self._asking({})
+
+    def mandate(self, token: str) -> str:
+        """Return a mandate of one call for an ambient token."""
+        return self._token(_subject(token))
 
     def exchange(self, token: str) -> str:
         """Return the request that exchanges an ambient token for a mandate of one call."""
-        form = {**self._credentials(), "subject_token": token, "subject_token_type": _ACCESS_TOKEN}
-        headers = {"Content-Type": "application/x-www-form-urlencoded"}
-        return self._text("sts", "POST", "/oauth/2/token", headers, urlencode(form))
+        return self._asking(_subject(token))
 
     def governed(self, token: str) -> str:
         """Return a call of the resource through the Gateway."""
@@ -87,6 +91,16 @@ class World:
                 )["id"]
             )
 
+    def _token(self, also: Mapping[str, str]) -> str:
+        form = self._credentials() | also
+        answer = httpx.post(f"{self.urls['sts_url']}/oauth/2/token", data=form, timeout=10)
+        return str(_checked(answer)["access_token"])
+
+    def _asking(self, also: Mapping[str, str]) -> str:
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        form = urlencode(self._credentials() | also)
+        return self._text("sts", "POST", "/oauth/2/token", headers, form)
+
     def _credentials(self) -> dict[str, str]:
         return {
             "grant_type": _EXCHANGE,
@@ -103,6 +117,10 @@ class World:
         host, port = self.address(service)
         raw = request(method, path, f"{host}:{port}", headers, body.encode())
         return raw.decode("latin-1")
+
+
+def _subject(token: str) -> dict[str, str]:
+    return {"subject_token": token, "subject_token_type": _ACCESS_TOKEN}
 
 
 def admin(urls: Mapping[str, str]) -> httpx.Client:

@@ -19,6 +19,7 @@ from bench.rows import (
     policy,
     revocation,
     start,
+    zone,
 )
 from bench.setting import Setting
 
@@ -31,6 +32,11 @@ ROWS: Mapping[str, Measure] = {
     "rebuild": log.rebuilding,
     "up": start.ready,
     "exchange": hot_path.exchange,
+    "exchange-alone": hot_path.exchange_alone,
+    "exchange-many": hot_path.exchange_many,
+    "ambient": hot_path.ambient,
+    "verification": hot_path.verification,
+    "large-zone": zone.large,
     "governed": hot_path.governed,
     "governed-alone": hot_path.governed_alone,
     "governed-steady": hot_path.governed_steady,

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+import orjson
 from psycopg import AsyncConnection, AsyncCursor
 from psycopg.rows import dict_row
+from psycopg.types.json import set_json_loads
 
 from caracal.events.record import Record
 from caracal.events.store.entries import ZERO, EntryId
@@ -152,6 +154,7 @@ async def _load(
     database: Database, table: MemoryTable, statement: str, arguments: list[Any]
 ) -> None:
     async with database.cursor(row_factory=_alike) as cursor:
+        set_json_loads(orjson.loads, cursor)
         await cursor.execute(statement, arguments, prepare=True)
         while rows := await cursor.fetchmany(_ROWS):
             table.extend(rows)
