@@ -41,7 +41,7 @@ AGENTS = Table(
     indexes=(
         "(zone_id, id DESC)",
         "(zone_id, parent_id, id)",
-        "(zone_id) WHERE ended_at IS NULL",
+        "(zone_id, ended_at)",
         "(spawned_at) WHERE ended_at IS NULL",
         "(heartbeat_deadline_at) WHERE ended_at IS NULL AND kind = 'service'",
     ),

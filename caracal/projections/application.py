@@ -31,7 +31,7 @@ APPLICATIONS = Table(
     indexes=(
         "(zone_id, created_at DESC, id DESC) WHERE ended_at IS NULL",
         "(expires_at) WHERE ended_at IS NULL",
-        "(zone_id)",
+        "(zone_id, ended_at)",
     ),
 )
 

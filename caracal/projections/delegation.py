@@ -48,6 +48,7 @@ DELEGATIONS = Table(
     indexes=(
         "(zone_id, id DESC)",
         "(zone_id, id DESC) WHERE ended_at IS NULL",
+        "(zone_id, ended_at)",
         "(zone_id, target_session_id, id DESC)",
         "(zone_id, source_session_id, id DESC)",
         "(expires_at) WHERE ended_at IS NULL",

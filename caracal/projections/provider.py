@@ -27,7 +27,7 @@ PROVIDERS = Table(
         "archived_at": "timestamptz",
     },
     final=("archived_at",),
-    indexes=("(zone_id, created_at DESC, id DESC) WHERE ended_at IS NULL", "(zone_id)"),
+    indexes=("(zone_id, created_at DESC, id DESC) WHERE ended_at IS NULL", "(zone_id, ended_at)"),
 )
 
 providers = Projection("providers", PROVIDERS)

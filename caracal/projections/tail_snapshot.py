@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -78,7 +77,7 @@ async def fill(database: Database, tail: Tail, partition: Partition) -> bool:
         # The tail may apply once more what the read models have had long ago.
         lowest = {name: min(place, passed[name]) for name, place in cursors.items()}
         for table in partition.tables.values():
-            await _load(database, table, *_wanted(table, lowest, partition.id))
+            await _load(database, table, *_wanted_of(table, lowest, partition.id))
         parked = await parked_of(database, tail.projections)
         async for records in _all_after(database, topics, cursors):
             tail.apply_late(partition, records)
@@ -179,18 +178,28 @@ async def _rows(database: Database, view: MemoryView, cursors: Mapping[str, Entr
         return await cursor.fetchall()
 
 
-def _wanted(
-    view: MemoryView, cursors: Mapping[str, EntryId], zone_id: str | None = None
+def _wanted(view: MemoryView, cursors: Mapping[str, EntryId]) -> tuple[str, list[Any]]:
+    statement = f"SELECT * FROM {view.table.name}"
+    if not isinstance(view, RecentTable):
+        return statement, []
+    # What has begun after the cursor is going to be applied again: its end must be known.
+    recent = f"{view.ended_on} > now() - make_interval(secs => %s)"
+    where = f" WHERE ended_at IS NULL OR ended_at > %s OR {recent}"
+    return statement + where, [cursors[view.born_on].position, KEPT_SECONDS]
+
+
+def _wanted_of(
+    table: MemoryTable, cursors: Mapping[str, EntryId], zone_id: str
 ) -> tuple[str, list[Any]]:
-    """Return the statement that reads a table, or what one zone has in it, and its arguments."""
-    conditions: dict[str, list[Any]] = {} if zone_id is None else {"zone_id = %s": [zone_id]}
-    if isinstance(view, RecentTable):
-        # What has begun after the cursor is going to be applied again: its end must be known.
-        recent = f"{view.ended_on} > now() - make_interval(secs => %s)"
-        arguments = [cursors[view.born_on].position, KEPT_SECONDS]
-        conditions[f"(ended_at IS NULL OR ended_at > %s OR {recent})"] = arguments
-    where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-    return f"SELECT * FROM {view.table.name}{where}", list(chain(*conditions.values()))
+    """Return the statement that reads what a zone has in a table; an index gives all of it.
+
+    Of what has ended only what must be known is read: others are as good as unknown here.
+    """
+    statement = f"SELECT * FROM {table.table.name} WHERE zone_id = %s"
+    if not isinstance(table, RecentTable):
+        return statement, [zone_id]
+    where = " AND (ended_at IS NULL OR ended_at > %s)"
+    return statement + where, [zone_id, cursors[table.born_on].position]
 
 
 async def _cursors(

@@ -109,6 +109,7 @@ class TokenExchange:
         if any(verdict.unknown for verdict in verdicts):
             await self.view.look_again()
             verdicts = await self._decided(exchange)
+        exchange.zone.check()
         return verdicts
 
     async def _decided(self, exchange: Exchange) -> list[Verdict]:

@@ -226,9 +226,17 @@ class ZoneView(KnownZone, Partition):
         Raises:
             Unavailable: 503 ``state_stale``, what was decided by this view holds no more.
         """
+        self.check()
+        return super().barred(ids)
+
+    def check(self) -> None:
+        """Refuse to go on with what the tail does not feed any more.
+
+        Raises:
+            Unavailable: 503 ``state_stale``.
+        """
         if self.outdated:
             raise state_stale()
-        return super().barred(ids)
 
     @property
     def _parked(self) -> frozenset[str]:
