@@ -86,7 +86,9 @@ class Zones:
         """
         if (known := self.peek(zone_id)) is not None:
             return self._used(known)
-        zone = self._used(await self._joined(zone_id))
+        zone = await self._joined(zone_id)
+        zone.check()  # since it was loaded the tail may have been taken anew
+        self._used(zone)
         self._shrink()
         return zone
 
@@ -100,15 +102,14 @@ class Zones:
             await self._joined(zone_id)
 
     def want(self, zone_id: str) -> None:
-        """Load a zone soon, as one that nobody has used: it puts out no other."""
+        """Load a zone soon."""
         self._wanted.append(zone_id)
         if self._fetching is None or self._fetching.done():
             self._fetching = asyncio.create_task(self._fetch_wanted(), name="zones wanted")
 
     def renew(self) -> None:
-        """Load all anew, those used last first: the tail was taken anew."""
-        ids = list(reversed(self._kept))
-        self._kept.clear()
+        """Load all anew, in the order of their last use: the tail was taken anew."""
+        ids, self._kept = list(self._kept), OrderedDict()
         for zone_id in ids:
             self._tell_evicted(zone_id)
             self.want(zone_id)
@@ -150,25 +151,23 @@ class Zones:
                 raise
             self._counters.loads_total += 1
             self._counters.load_seconds_total += time.monotonic() - began
-        self._kept[zone_id] = zone
-        self._kept.move_to_end(zone_id, last=False)
         for told in self.loaded:
             told(zone)
-        return zone
+        return self._used(zone)  # even if nobody waits any more
 
     async def _filled(self, zone_id: str) -> ZoneView:
         for _ in range(_ATTEMPTS):
             zone = self._make(zone_id)
             async with self._database.connection() as connection:
-                if await fill(connection, self._tail, zone):
-                    return zone
+                await fill(connection, self._tail, zone)
+            if zone.usable:
+                return zone
         raise state_stale()
 
     async def _fetch_wanted(self) -> None:
         while self._wanted:
             with suppress(CaracalError):  # then its first use loads it
-                await self._joined(self._wanted.popleft())
-            self._shrink()
+                await self.load(self._wanted.popleft())
 
     def _shrink(self) -> None:
         weight = sum(zone.weight for zone in self._kept.values())
