@@ -88,9 +88,7 @@ class Zones:
             return self._used(known)
         zone = await self._joined(zone_id)
         zone.check()  # since it was loaded the tail may have been taken anew
-        self._used(zone)
-        self._shrink()
-        return zone
+        return self._used(zone)
 
     async def arriving(self, zone_id: str) -> None:
         """Wait for a zone that is being loaded; nothing is begun here.
@@ -127,8 +125,11 @@ class Zones:
         return {"loaded": len(self._kept), "bytes": weight, **vars(self._counters)}
 
     def _used(self, zone: ZoneView) -> ZoneView:
+        comes = self._kept.get(zone.id) is not zone
         self._kept[zone.id] = zone
         self._kept.move_to_end(zone.id)
+        if comes:
+            self._shrink()
         return zone
 
     async def _joined(self, zone_id: str) -> ZoneView:
