@@ -22,7 +22,7 @@ from caracal.ids import new_id
 from caracal.secret_hash import of_random
 from caracal.services.gateway.app import create_app as gateway_app
 from caracal.services.sts.app import create_app as sts_app
-from tests.coordinator.edges import Edge, delegated, edge_of, told
+from tests.coordinator.edges import Edge, edge_of, told
 from tests.coordinator.running import Crew, Ship, unknown
 from tests.gateway.doubles import Upstream
 from tests.gateway.scene import settings as gateway_settings
@@ -62,9 +62,12 @@ class Cast:
 
     def __init__(self, crew: Crew, other: Crew, doors: Doors, patch: pytest.MonkeyPatch) -> None:
         self.crew, self.other, self.doors, self.patch = crew, other, doors, patch
+        self._tokens = {one.application_id: one.token(ADMIN) for one in (crew, other)}
 
     async def agent(self, by: Crew | None = None, **members: Any) -> Edge:
-        return await (by or self.crew).spawn(**members)
+        owner = by or self.crew
+        given = {"subject_session_id": owner.sid, **members}
+        return await self._made("/agents", owner.application_id, **given)
 
     async def in_the_past(self, **members: Any) -> Edge:
         """An agent whose hour is over."""
@@ -72,8 +75,14 @@ class Cast:
             return await self.agent(**members)
 
     async def edge(self, source: Edge, target: Edge, **members: Any) -> Edge:
-        by = self.crew if source["application_id"] == self.crew.application_id else self.other
-        return await delegated(by, source, target, by=[ADMIN], **members)
+        body = edge_of(source, target, **members)
+        return await self._made("/delegations", source["application_id"], **body)
+
+    async def _made(self, path: str, application_id: str, **body: Any) -> Edge:
+        body = {"application_id": application_id, **body}
+        answer = await self.crew.call("POST", path, body, token=self._tokens[application_id])
+        assert answer.status_code == 201, answer.text
+        return dict(answer.json())
 
     async def pair(self, **members: Any) -> Edge:
         """An edge between two new agents."""
@@ -104,7 +113,7 @@ class Cast:
         answer = await self.crew.call("POST", "/delegations", body, scopes=[ADMIN])
         assert told(answer)[1] == code, answer.text
 
-    async def in_log(self, source: Edge, target: Edge, **members: Any) -> Edge:
+    async def in_log(self, source: Edge, target: Edge, /, **members: Any) -> Edge:
         """An edge as no route makes it."""
         found = await self.crew.log.find_all(Agent, (source["id"], target["id"]))
         agents = {one.aggregate_id: one for one in found}

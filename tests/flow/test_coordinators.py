@@ -69,7 +69,8 @@ async def delegated(scene: Scene, replica: int, source: Body, target: Body) -> A
         "ttl_seconds": 600,
         "constraints": {"max_hops": 9},
     }
-    return await scene.coordinate(replica, "POST", "/delegations", scene.members[0], json=body)
+    issuer = next(one for one in scene.members if one.id == source["application_id"])
+    return await scene.coordinate(replica, "POST", "/delegations", issuer, json=body)
 
 
 async def at_once(asking: list[Awaitable[Answer]]) -> Counter[tuple[int, str]]:

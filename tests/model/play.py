@@ -421,10 +421,15 @@ class Play:
 
         Whole, or not at all; before what time ended meanwhile was written down, or after.
         """
-        await self.scene.clock.swept(self.scene.zone)
-        self.position = await self._settled_position()
+        self.zone, clock_ = unclear.before.copy(), self.scene.clock
+        await self.clear()
+        await clock_.swept(self.scene.zone)
+        self.position, began = await self._settled_position(), clock_.now()
         agents, edges = await eventually(self._observed, seconds=40, what="readable lists")
-        now, new = self.scene.clock.now(), await self._new(unclear, agents)
+        if unclear.before.passed(began, clock_.now()):
+            await self.settle(unclear)
+            return
+        now, new = clock_.now(), await self._new(unclear, agents)
         for zone in _possible(unclear, new, now):
             if not _differences(zone, agents, edges, now):
                 self.zone = zone
