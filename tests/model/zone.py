@@ -190,13 +190,13 @@ class Zone:
 
     def terminate(self, *agents: str) -> tuple[list[str], list[str]]:
         """End agents and all below them; with them the edges there, and what hangs on those."""
-        ended = [one for agent in agents for one in self.reached(agent, "active", "suspended")]
-        self._set(ended, "terminated")
+        listed = (one for agent in agents for one in self.reached(agent, "active", "suspended"))
+        ended = self._set(listed, "terminated")
         touched = [e.id for e in self.edges.values() if {e.source, e.target} & set(ended)]
         return ended, self._revoke(touched)
 
     def _set(self, agents: Iterable[str], status: str) -> list[str]:
-        changed = list(dict.fromkeys(agents))
+        changed = list(dict.fromkeys(agents))  # each once, all listed before the first changes
         for agent in changed:
             self.agents[agent].status = status
         return changed
