@@ -140,10 +140,12 @@ class Cast:
         return {"application_id": self.other.application_id, "client_secret": SECRET}
 
 
-@pytest.fixture
-async def cast(crew: Crew, doors: Doors, monkeypatch: pytest.MonkeyPatch) -> Cast:
-    secret = VAULT.seal(of_random(SECRET).encode())
-    return Cast(crew, await crew.another(secret=secret), doors, monkeypatch)
+@pytest.fixture(scope="module")
+async def cast(coordinator: Ship, doors: Doors) -> AsyncIterator[Cast]:
+    """One zone for all tests here: each makes agents of its own."""
+    crew, secret = await coordinator.crew(), VAULT.seal(of_random(SECRET).encode())
+    with pytest.MonkeyPatch.context() as patch:
+        yield Cast(crew, await crew.another(secret=secret), doors, patch)
 
 
 def by(edge: Edge, agent: Edge | None = None, **more: Any) -> Form:

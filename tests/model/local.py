@@ -26,7 +26,7 @@ from tests.coordinator.running import settings as coordinator_settings
 from tests.coordinator.running import working
 from tests.gateway.doubles import Upstream
 from tests.gateway.scene import settings as gateway_settings
-from tests.model.scene import Ports, Scene, new_scene
+from tests.model.scene import Ports, Scene, client, new_scene
 from tests.model.zone import Limits
 from tests.sts.world import serving
 from tests.sts.world import settings as sts_settings
@@ -104,7 +104,7 @@ async def stage(
         coordinators = [await enter(serving(coordinator_app(given))) for _ in range(2)]
         gateway = await enter(serving(gateway_app(gateway_settings(*urls, stss[1]))))
         upstream = await enter(serving(Upstream()))
-        http = await enter(httpx.AsyncClient(timeout=30))
+        http = await enter(client())
         ports = Ports(tuple(coordinators), tuple(stss), gateway, database_url)
         made = Stage(log, http, ports, forward, upstream)
         ground = Ground(log, partial(_database, database_url))

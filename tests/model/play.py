@@ -22,6 +22,7 @@ from tests.model.zone import AgentModel, EdgeModel, Limits, Said, Scopes, Token,
 
 T = TypeVar("T")
 Row = dict[str, Any]
+Whole = Callable[[], Awaitable[object]]
 Effect = Callable[[Zone, Row], object]
 _KEPT = 8  # mandates that are looked at
 
@@ -71,10 +72,10 @@ class Unclear(Exception):
 
 
 class Play:
-    """One zone in play; ``patient`` is for those whose processes are killed meanwhile."""
+    """One zone in play; a ``patient`` one, where things are killed meanwhile, sees less at times."""
 
-    def __init__(self, scene: Scene, limits: Limits, *, patient: bool = False) -> None:
-        self.scene, self.zone, self.patient = scene, Zone(limits), patient
+    def __init__(self, scene: Scene, limits: Limits) -> None:
+        self.scene, self.zone, self.patient = scene, Zone(limits), not scene.steady
         self.tokens: list[Token] = []
         self.outcomes: Counter[str] = Counter()
         self.position = self.turn = 0
@@ -103,6 +104,15 @@ class Play:
         """Pick an agent; more often one that lives, one of ``rather`` before all."""
         live, every = [row.id for row in self.zone.live()], list(self.zone.agents)
         return pick([*rather, *rather, *live, *live, *every[-2:]]) if every else None
+
+    async def do(self, name: str, pick: Pick, whole: Whole | None = None) -> None:
+        """Do one command; without an answer find out, once all is ``whole``, what came of it."""
+        try:
+            await self.commands[name](pick)
+        except Unclear as unclear:
+            if whole is not None:
+                await whole()
+            await self.settle(unclear)
 
     # --- agents ------------------------------------------------------------------------------
 
@@ -396,7 +406,7 @@ class Play:
             command.by or self.scene.members[0],
             **content,
         )
-        if (answer.unknown and self.patient) or self._passed(began, self.scene.clock.now()):
+        if answer.unknown or self._passed(began, self.scene.clock.now()):
             raise Unclear(command, before, answer)
         code = answer.code if answer.status >= 400 else ""
         self.trail.append(f"{command.method} {command.path} {content} -> {answer.status} {code}")

@@ -39,6 +39,15 @@ result := {
 """
 
 
+def client() -> httpx.AsyncClient:
+    """Return a client that gives connections up before the servers do, and waits for long.
+
+    A command that goes on while its caller has given up would be another thing to try.
+    """
+    limits = httpx.Limits(max_connections=None, keepalive_expiry=1.0)
+    return httpx.AsyncClient(timeout=60, trust_env=False, limits=limits)
+
+
 class Clock(Protocol):
     """What time it is for the product, and what one does about it.
 
@@ -104,7 +113,7 @@ class Member:
 
 @dataclass
 class Scene:
-    """The zone, as whoever plays in it needs it."""
+    """The zone, as whoever plays in it needs it; not ``steady`` where things are killed."""
 
     http: httpx.AsyncClient
     ports: Ports
@@ -112,15 +121,22 @@ class Scene:
     zone: str
     members: list[Member]
     resources: dict[str, str]
+    steady: bool = True
 
     async def ask(self, method: str, url: str, **content: Any) -> Answer:
-        """Send a request; again, for some time, while the service says that it is behind."""
+        """Send a request; again, for some time, while the service says that it is behind.
+
+        Where nothing is killed a connection is lost to a machine that is too busy: what changes
+        nothing is asked again.
+        """
         ends = time.monotonic() + _PATIENCE
-        while (answer := await self._asked(method, url, **content)).code in _BEHIND:
-            if time.monotonic() > ends:
-                break
+        harmless = self.steady and (method == "GET" or "/oauth/2/" in url)
+        while True:
+            answer = await self._asked(method, url, **content)
+            lost = answer.status == 0 and harmless
+            if not (lost or answer.code in _BEHIND) or time.monotonic() > ends:
+                return answer
             await asyncio.sleep(0.05)
-        return answer
 
     async def _asked(self, method: str, url: str, **content: Any) -> Answer:
         """Send a request; a lost connection is an answer, too."""

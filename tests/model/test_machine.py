@@ -75,7 +75,7 @@ class Machine(RuleBasedStateMachine):
     def _do(self, name: str, seed: int) -> None:
         """Choices hang on a seed: only hypothesis' own thread may draw."""
         dice = random.Random(f"{seed} {self.play.turn}")
-        self._run(self.play.commands[name](dice.choice))
+        self._run(self.play.do(name, dice.choice))
 
     def teardown(self) -> None:
         self._run(self.play.check(everywhere=True))

@@ -13,11 +13,10 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-import httpx
 import psycopg
 from psycopg import AsyncConnection
 from rich.console import Console
@@ -30,8 +29,8 @@ from tests.flow.nursery import Nursery
 from tests.flow.oracle import check_rebuilt
 from tests.flow.product import Product
 from tests.gateway.doubles import Upstream
-from tests.model.play import BEGINNING, OFTEN, Play, Unclear
-from tests.model.scene import Ports, Scene, new_scene
+from tests.model.play import BEGINNING, OFTEN, Play
+from tests.model.scene import Ports, Scene, client, new_scene
 from tests.model.zone import Limits
 from tests.sts.world import KEK, serving
 
@@ -48,7 +47,6 @@ SETTINGS = {
     "RETENTION_CLEANUP_INTERVAL_MS": "200",
     "DB_CONNECTION_TIMEOUT_MS": "1000",
 }
-_PATIENCE = 60.0  # s for an answer: a command that goes on without its caller is not what is tried
 _OVERDUE = (
     "SELECT (SELECT count(*) FROM agents WHERE zone_id = %s AND ended_at IS NULL"
     " AND spawned_at + make_interval(secs => ttl_seconds) < now())"
@@ -164,11 +162,7 @@ class Player:
             raise
 
     async def _step(self, name: str) -> None:
-        try:
-            await self.play.commands[name](self._dice.choice)
-        except Unclear as unclear:
-            await self._killing.whole.wait()
-            await self.play.settle(unclear)
+        await self.play.do(name, self._dice.choice, self._killing.whole.wait)
 
 
 async def run(
@@ -188,7 +182,7 @@ async def run(
     killing = Killing(product, random.Random(seed), summary.kills)
     async with staged(product) as on_stage:
         players = [
-            Player(Play(scene, LIMITS, patient=True), random.Random(f"{seed} {n}"), killing)
+            Player(Play(scene, LIMITS), random.Random(f"{seed} {n}"), killing)
             for n, scene in enumerate([await on_stage() for _ in range(zones)])
         ]
         try:
@@ -214,15 +208,12 @@ async def staged(product: Product) -> AsyncIterator[Callable[[], Awaitable[Scene
         product.url("gateway"),
         url,
     )
-    limits = httpx.Limits(max_connections=None)
-    async with (
-        serving(Upstream()) as upstream,
-        httpx.AsyncClient(timeout=_PATIENCE, trust_env=False, limits=limits) as http,
-    ):
+    async with serving(Upstream()) as upstream, client() as http:
 
         async def make() -> Scene:
             async with opened_log(url) as log:
-                return await new_scene(log, http, ports, RealTime(url), upstream)
+                made = await new_scene(log, http, ports, RealTime(url), upstream)
+            return replace(made, steady=False)
 
         yield make
 

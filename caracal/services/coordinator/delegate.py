@@ -18,7 +18,6 @@ from caracal.services.coordinator.edge_answer import NewEdgeAnswer
 from caracal.services.coordinator.zone_facts import ZoneFacts
 from caracal.services.models import Body, Name, printable
 
-
 _BY_LAPSED = ("delegation_cycle_denied", "delegation_not_found")
 """What refuses an edge while another one's time is over: the cycle, and that it is ended now."""
 
