@@ -72,7 +72,7 @@ class Unclear(Exception):
 
 
 class Play:
-    """One zone in play; a ``patient`` one, where things are killed meanwhile, sees less at times."""
+    """One zone in play; a patient one, where things are killed meanwhile, may see less."""
 
     def __init__(self, scene: Scene, limits: Limits) -> None:
         self.scene, self.zone, self.patient = scene, Zone(limits), not scene.steady
@@ -435,11 +435,11 @@ class Play:
         await self.clear()
         await clock_.swept(self.scene.zone)
         self.position, began = await self._settled_position(), clock_.now()
-        agents, edges = await eventually(self._observed, seconds=40, what="readable lists")
-        if unclear.before.passed(began, clock_.now()):
+        seen = await eventually(lambda: self._after(unclear), seconds=40, what="readable lists")
+        if seen is None or unclear.before.passed(began, clock_.now()):
             await self.settle(unclear)
             return
-        now, new = clock_.now(), await self._new(unclear, agents)
+        (agents, edges, new), now = seen, clock_.now()
         for zone in _possible(unclear, new, now):
             if not _differences(zone, agents, edges, now):
                 self.zone = zone
@@ -455,15 +455,19 @@ class Play:
             row = await (await db.execute("SELECT max(position) FROM log")).fetchone()
         return int(row[0]) if row else 0
 
-    async def _new(self, unclear: Unclear, agents: list[Row]) -> Row:
-        """Return the thing that nobody knew before; empty when there is none."""
+    async def _after(self, unclear: Unclear) -> tuple[list[Row], list[Row], Row] | None:
+        """Return all agents, the edges that hold, and the thing that nobody knew before, if any."""
         body, before = unclear.command.body or {}, unclear.before
-        edges = []
+        outbound: list[Row] | None = []
         if source := body.get("source_session_id"):
-            edges = await self._read(f"/delegations/outbound/{source}?limit=500")
-        new = [row for row in [*agents, *edges] if row["id"] not in {*before.agents, *before.edges}]
+            outbound = await self._read(f"/delegations/outbound/{source}?limit=500")
+        seen = await self._observed()
+        if seen is None or outbound is None:
+            return None
+        known = {*before.agents, *before.edges}
+        new = [row for row in [*seen[0], *outbound] if row["id"] not in known]
         assert len(new) <= 1, new
-        return new[0] if new else {}
+        return (*seen, new[0] if new else {})
 
     # --- what must be seen -------------------------------------------------------------------
 

@@ -133,7 +133,7 @@ class Scene:
         harmless = self.steady and (method == "GET" or "/oauth/2/" in url)
         while True:
             answer = await self._asked(method, url, **content)
-            lost = answer.status == 0 and harmless
+            lost = answer.unknown and harmless
             if not (lost or answer.code in _BEHIND) or time.monotonic() > ends:
                 return answer
             await asyncio.sleep(0.05)
