@@ -196,7 +196,9 @@ class Play:
         agents = [row.id for row in self.zone.live()]
         if not agents:
             return
-        source, target = pick(agents), pick(agents)
+        source = pick(agents)
+        others = [agent for agent in agents if agent != source]
+        target = pick([*others, *others, source])
         now = self.scene.clock.now()
         named = pick([None, *(edge.id for edge in self.zone.inbound(source, now))])
         asked = self._terms(pick, source, target, self.zone.edges.get(named or ""))
