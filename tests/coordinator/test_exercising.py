@@ -531,8 +531,16 @@ async def line(cast: Cast) -> Line:
     }
     named = {"resource": resource.identifier, "scope": "read"}
     tokens = {name: await cast.minted(**form, **named) for name, form in forms.items()}
-    ids = [one["id"] for one in (root, middle, last, lender, first, second)]
-    return Line(*ids, resource.identifier, tokens)
+    return Line(
+        root["id"],
+        middle["id"],
+        last["id"],
+        lender["id"],
+        first["id"],
+        second["id"],
+        resource.identifier,
+        tokens,
+    )
 
 
 EVERYTHING = {"root", "lender", "middle", "last", "first", "second"}

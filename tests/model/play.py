@@ -145,46 +145,40 @@ class Play:
 
     async def suspend(self, pick: Pick) -> None:
         """Suspend an agent with those below it."""
-
-        def said(zone: Zone, now: float) -> Said:
-            active = zone.agents[agent].status == "active"
-            return Said(200) if active else Said(409, "agent_not_found_or_not_active")
-
-        if (agent := self._some_agent(pick)) is not None:
-            await self._walk("PATCH", agent, "/suspend", said, lambda zone: zone.suspend(agent))
+        await self._walk("PATCH", self._some_agent(pick), "/suspend", "active", Zone.suspend)
 
     async def resume(self, pick: Pick) -> None:
         """Resume an agent with those below it."""
-
-        def said(zone: Zone, now: float) -> Said:
-            suspended = zone.agents[agent].status == "suspended"
-            return Said(200) if suspended else Said(409, "agent_not_found_or_not_suspended")
-
         suspended = [row.id for row in self.zone.live(status="suspended")]
-        if (agent := self._some_agent(pick, suspended)) is not None:
-            await self._walk("PATCH", agent, "/resume", said, lambda zone: zone.resume(agent))
+        agent = self._some_agent(pick, suspended)
+        await self._walk("PATCH", agent, "/resume", "suspended", Zone.resume)
 
     async def terminate(self, pick: Pick) -> None:
         """End an agent with those below it; again is no error."""
-        if (agent := self._some_agent(pick)) is not None:
-            await self._walk(
-                "DELETE", agent, "", lambda zone, now: Said(204), lambda zone: zone.terminate(agent)
-            )
+        await self._walk("DELETE", self._some_agent(pick), "", "", Zone.terminate)
 
     async def _walk(
         self,
         method: str,
-        agent: str,
+        agent: str | None,
         verb: str,
-        said: Callable[[Zone, float], Said],
-        change: Callable[[Zone], object],
+        wanted: str,
+        change: Callable[[Zone, str], Any],
     ) -> None:
+        """Change a subtree whose root is to be in a status; without one it may be in any."""
+        if agent is None:
+            return
         await self.clear()
 
-        def effect(zone: Zone, body: Any) -> None:
-            changed = change(zone)
-            if verb:
-                assert body.get("affected", len(changed)) == len(changed)  # type: ignore[arg-type]
+        def said(zone: Zone, now: float) -> Said:
+            if not wanted:
+                return Said(204)
+            refused = Said(409, f"agent_not_found_or_not_{wanted}")
+            return Said(200) if zone.agents[agent].status == wanted else refused
+
+        def effect(zone: Zone, body: Row) -> None:
+            changed = change(zone, agent)
+            assert not wanted or body.get("affected", len(changed)) == len(changed)
 
         await self._do(Command(method, f"/agents/{agent}{verb}", said, effect))
 
@@ -284,17 +278,19 @@ class Play:
     async def mint(self, pick: Pick) -> None:
         """Have a mandate made for an agent, by an edge or without; it is kept, and looked at."""
         await self.clear()
-        edges = list(self.zone.edges.values())[-6:]
-        edge = pick([None, *edges, *edges])
+        edges, now = list(self.zone.edges.values()), self.scene.clock.now()
+        holding = [edge for edge in edges if self.zone.holds(edge.id, now)]
+        edge = pick([None, None, *holding, *holding, *edges[-3:]])
         agents = [row.id for row in self.zone.live()][-6:]
-        agent = edge.target if edge and pick([True, True, False]) else None
+        agent = edge.target if edge and pick([True, True, True, False]) else None
         if agent is None and not agents:
             return
         agent = agent or pick(agents)
         own = next(m for m in self.scene.members if m.id == self.zone.agents[agent].application)
         member = pick([own, own, own, *self.scene.members])
-        scopes = pick([frozenset(["read"]), frozenset(SCOPES)])
-        await self._mint(member, agent, edge and edge.id, scopes, pick([GOVERNED, FREE]))
+        scopes = pick([frozenset(["read"]), frozenset(["read"]), frozenset(SCOPES)])
+        named = edge.id if edge else None
+        await self._mint(member, agent, named, scopes, pick([GOVERNED, FREE]))
 
     async def _mint(
         self, member: Member, agent: str, edge: str | None, scopes: Scopes, resource: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -56,8 +56,11 @@ class Clock(Protocol):
         lives: seconds that short, longer and longest things live.
     """
 
-    margin: float
-    lives: tuple[int, int, int]
+    @property
+    def margin(self) -> float: ...
+
+    @property
+    def lives(self) -> tuple[int, int, int]: ...
 
     def now(self) -> float:
         """Return the time, Unix seconds."""
@@ -192,7 +195,7 @@ class Scene:
         return urls[replica % len(urls)]
 
 
-def _at(position: int) -> Mapping[str, str]:
+def _at(position: int) -> dict[str, str]:
     return {"Caracal-Min-Position": str(position)} if position else {}
 
 

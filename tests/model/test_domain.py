@@ -64,16 +64,17 @@ class Machine(RuleBasedStateMachine):
         self._dice.seed(f"{seed} {self._made}")
         if (move := self._move(first, None)) is None:
             return
-        other, said = self._move(second, move), list[Said]()
+        if (other := self._move(second, move)) is None:
+            return
+        said = list[Said]()
 
         async def meanwhile() -> None:
             said.append(await self.domain.do(other))
 
-        self.domain.meanwhile = meanwhile if other else None
+        self.domain.meanwhile = meanwhile
         outcome = self._runner.run(self.domain.do(move))
         self.domain.meanwhile = None
-        moves = [move, other] if other and said else [move]
-        self.zone = self._explained(moves, [outcome, *said])
+        self.zone = self._explained([move, other] if said else [move], [outcome, *said])
 
     def _explained(self, moves: list[Move], said: list[Said]) -> Zone:
         """Return the zone after one order of the commands that explains what was said and is."""
@@ -106,8 +107,9 @@ class Machine(RuleBasedStateMachine):
 
     def _near(self, move: Move) -> list[str]:
         """Return the agents that a command is about, with those above and below them."""
-        edge, agent = move.edge or self.zone.edges.get(move.thing), move.agent
-        named = {edge.source, edge.target} if edge else {agent.parent if agent else move.thing}
+        edge = move.edge or self.zone.edges.get(move.thing)
+        agent = move.agent.parent if move.agent else move.thing
+        named = {edge.source, edge.target} if edge else {agent or ""}
         above = {one for name in named & self.zone.agents.keys() for one in self.zone.lineage(name)}
         below = [one for one in self.zone.agents if named & {*self.zone.lineage(one)}]
         return [*above, *below]
@@ -118,16 +120,17 @@ class Machine(RuleBasedStateMachine):
         parent = self._dice.choice([None, *parents])
         application = parent.application if parent else self._dice.choice("ab")
         new = f"agent-{self._made}"
-        asked = AgentModel(new, application, "s", parent and parent.id, 0, float("inf"))
+        asked = AgentModel(new, application, "s", parent.id if parent else None, 0, float("inf"))
         return Move("spawn", new, agent=asked)
 
     def _delegate(self, agents: Sequence[str]) -> Move:
         of, new = self._dice.choice, f"edge-{self._made}"
-        ends = [of(agents), of(list(self.zone.agents))]
-        self._dice.shuffle(ends)
+        near, any_ = of(agents), of(list(self.zone.agents))
+        source, target = of([(near, any_), (any_, near)])
         asked = EdgeModel(
             new,
-            *ends,
+            source,
+            target,
             of(SCOPES),
             ENDS.timestamp(),
             hops=of([4, 3, 2, 1]),
