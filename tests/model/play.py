@@ -24,7 +24,7 @@ T = TypeVar("T")
 Row = dict[str, Any]
 Whole = Callable[[], Awaitable[object]]
 Effect = Callable[[Zone, Row], object]
-_KEPT = 8  # mandates that are looked at
+_KEPT = 6  # mandates that are looked at
 
 OFTEN = (
     *("spawn",) * 5,

@@ -23,7 +23,7 @@ from tests.model.local import Stage, stage
 from tests.model.play import BEGINNING, OFTEN, Play
 from tests.model.zone import Limits
 
-EXAMPLES = int(os.environ.get("CARACAL_MODEL_EXAMPLES", "6"))
+EXAMPLES = int(os.environ.get("CARACAL_MODEL_EXAMPLES", "4"))
 STEPS = int(os.environ.get("CARACAL_MODEL_STEPS", "30"))
 _LONG = "CARACAL_MODEL_EXAMPLES" in os.environ
 SEEDS = st.integers(0, 2**32 - 1)
