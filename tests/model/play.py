@@ -194,8 +194,10 @@ class Play:
         others = [agent for agent in agents if agent != source]
         target = pick([*others, *others, source])
         now = self.scene.clock.now()
-        named = pick([None, *(edge.id for edge in self.zone.inbound(source, now))])
-        asked = self._terms(pick, source, target, self.zone.edges.get(named or ""))
+        inbound = self.zone.inbound(source, now)
+        named = pick([None, *(edge.id for edge in inbound)])
+        parent = self.zone.edges.get(named or "") or (inbound[0] if inbound else None)
+        asked = self._terms(pick, source, target, parent)
         issuer, receiver = (self.zone.agents[one].application for one in (source, target))
         body = {
             "source_session_id": source,
@@ -241,13 +243,10 @@ class Play:
             budget=pick([None, 1, 2]),
             resource=pick([None, None, GOVERNED]),
         )
-        if parent is not None and pick([True, True, True, False]):
-            asked.scopes &= parent.scopes
-            asked.expires = min(asked.expires, parent.expires)
-            asked.hops = max(min(asked.hops, parent.hops - 1), 1)
-            asked.ttl = _least(asked.ttl, parent.ttl)
-            asked.budget = _least(asked.budget, parent.budget)
-            asked.resource = parent.resource or asked.resource
+        if parent is not None:
+            spoilt = pick(["", "", "scopes", "expires", "hops", "ttl", "budget", "resource"])
+            for name, value in _narrowed(asked, parent).items():
+                setattr(asked, name, value if name != spoilt else _WIDE.get(name, asked.expires))
         return asked
 
     async def revoke(self, pick: Pick) -> None:
@@ -649,6 +648,21 @@ def _delegated(zone: Zone, asked: EdgeModel, named: str | None, body: Row) -> No
 
 def _copied(edge: EdgeModel) -> EdgeModel:
     return replace(edge)
+
+
+def _narrowed(asked: EdgeModel, parent: EdgeModel) -> dict[str, Any]:
+    """What is asked for, as far as the parent lends it."""
+    return {
+        "scopes": asked.scopes & parent.scopes,
+        "expires": min(asked.expires, parent.expires),
+        "hops": max(min(asked.hops, parent.hops - 1), 1),
+        "ttl": _least(asked.ttl, parent.ttl),
+        "budget": _least(asked.budget, parent.budget),
+        "resource": parent.resource or asked.resource,
+    }
+
+
+_WIDE = {"scopes": frozenset(SCOPES), "hops": 3, "ttl": None, "budget": None, "resource": None}
 
 
 def _least(asked: int | None, given: int | None) -> int | None:
