@@ -190,10 +190,11 @@ class Play:
         agents = [row.id for row in self.zone.live()]
         if not agents:
             return
-        source = pick(agents)
+        now = self.scene.clock.now()
+        lent = [edge.target for edge in self.zone.edges.values() if self.zone.holds(edge.id, now)]
+        source = pick([*agents, *lent, *lent])  # more often one that narrows what it was given
         others = [agent for agent in agents if agent != source]
         target = pick([*others, *others, source])
-        now = self.scene.clock.now()
         inbound = self.zone.inbound(source, now)
         named = pick([None, *(edge.id for edge in inbound)])
         parent = self.zone.edges.get(named or "") or (inbound[0] if inbound else None)
@@ -236,9 +237,9 @@ class Play:
             "",
             source,
             target,
-            pick([frozenset(SCOPES), frozenset(["read"]), frozenset()]),
+            pick([frozenset(SCOPES), frozenset(["read"]), frozenset(["read"]), frozenset()]),
             now + pick([self._lives[2], self._lives[1], self._lives[0]]),
-            hops=pick([3, 2, 1]),
+            hops=pick([3, 3, 2, 1]),
             ttl=pick([None, 600, 60]),
             budget=pick([None, 1, 2]),
             resource=pick([None, None, GOVERNED]),
