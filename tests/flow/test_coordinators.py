@@ -200,4 +200,4 @@ async def test_whatever_is_killed_nothing_is_done_by_half(product: Product) -> N
     summary = await authority.run(product, SEED, chosen(SEED, KILLS, 1e6), zones=3)
     print(*sorted(summary.outcomes.items()), sep="\n")
     assert summary.kills.total() == KILLS
-    assert summary.unclear
+    assert summary.outcomes.total() > KILLS

@@ -24,6 +24,7 @@ T = TypeVar("T")
 Row = dict[str, Any]
 Whole = Callable[[], Awaitable[object]]
 Effect = Callable[[Zone, Row], object]
+_PREFLIGHT = 61  # s of life that a Gateway wants to see, at most
 _KEPT = 6  # mandates that are looked at
 
 OFTEN = (
@@ -79,6 +80,7 @@ class Play:
         self.tokens: list[Token] = []
         self.outcomes: Counter[str] = Counter()
         self.position = self.turn = 0
+        self.asking = False  # a command is under way
         self.trail: list[str] = []
 
     @property
@@ -397,6 +399,7 @@ class Play:
         content: Row = {"headers": command.headers or {}}
         if command.body is not None:
             content["json"] = {k: v for k, v in command.body.items() if v is not None}
+        self.asking = True
         answer = await self.scene.coordinate(
             self.turn,
             command.method,
@@ -404,6 +407,7 @@ class Play:
             command.by or self.scene.members[0],
             **content,
         )
+        self.asking = False
         if answer.unknown or self._passed(began, self.scene.clock.now()):
             raise Unclear(command, before, answer)
         code = answer.code if answer.status >= 400 else ""
@@ -612,7 +616,8 @@ class Play:
             assert stands, ("accepted", place, token)
             assert token.expires + (61 if through_gateway else 1) > began, (place, token)
         elif not self._is_excused(answer):
-            assert not stands or token.expires - 1 < ended, ("refused", place, token, answer)
+            margin = _PREFLIGHT if through_gateway else 1
+            assert not stands or token.expires - margin < ended, ("refused", place, token, answer)
 
 
 def _agent_of(asked: Row, key: str | None, agent: str = "", ends: float = 0.0) -> AgentModel:

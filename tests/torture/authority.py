@@ -61,7 +61,7 @@ class RealTime:
 
     database_url: str
     margin: float = 0.8
-    lives: tuple[int, int, int] = (4, 300, 3000)
+    lives: tuple[int, int, int] = (120, 600, 3000)
 
     def now(self) -> float:
         """Return the time, Unix seconds."""
@@ -69,7 +69,7 @@ class RealTime:
 
     async def forward(self, seconds: float) -> None:
         """Wait, not too long."""
-        await asyncio.sleep(min(seconds, 2.5))
+        await asyncio.sleep(min(seconds, 1.0))
 
     async def swept(self, zone_id: str) -> None:
         """Wait until the worker has written down every end that has come."""
@@ -116,12 +116,15 @@ class Killing:
 
     def __init__(self, product: Product, dice: random.Random, kills: Counter[str]) -> None:
         self._product, self._dice, self._kills = product, dice, kills
+        self.players: list[Player] = []
         self.whole = asyncio.Event()
         self.whole.set()
 
     async def strike(self, name: str) -> None:
-        """Kill one, let a moment pass, start it again, and wait until all are ready."""
+        """Kill one in the middle of a command, start it again, and wait until all are ready."""
         await asyncio.sleep(self._dice.uniform(0.2, 1.0))
+        await eventually(self._busy, what="a command")
+        await asyncio.sleep(self._dice.uniform(0.0, 0.005))
         self.whole.clear()
         self._kills[name] += 1
         kill, mend = self._ways(name)
@@ -130,6 +133,9 @@ class Killing:
         await asyncio.to_thread(mend)
         await self._product.ready()
         self.whole.set()
+
+    async def _busy(self) -> bool:
+        return any(player.play.asking for player in self.players)
 
     def _ways(self, name: str) -> tuple[Callable[[], object], Callable[[], object]]:
         product = self._product
@@ -156,6 +162,8 @@ class Player:
                 await self._step(self._dice.choice(OFTEN))
                 await self.play.check()
             await self._killing.whole.wait()
+            while self.play.zone.unclear(time.time(), 5.0) is not None:  # the sweeper is to rest
+                await asyncio.sleep(0.5)
             await eventually(lambda: self.play.check(everywhere=True), seconds=30)
         except AssertionError as error:
             error.add_note("\n".join(self.play.trail[-60:]))
@@ -185,6 +193,7 @@ async def run(
             Player(Play(scene, LIMITS), random.Random(f"{seed} {n}"), killing)
             for n, scene in enumerate([await on_stage() for _ in range(zones)])
         ]
+        killing.players = players
         try:
             await _played(players, _killed(killing, kills, say))
         finally:
