@@ -13,6 +13,7 @@ from caracal.events.resource import Resource
 from tests.coordinator.edges import HOPS, UNTIL, Edge, delegated, edge_of, told
 from tests.coordinator.running import Crew, Ship, unknown
 from tests.making import in_zone, new_grant, new_resource
+from tests.sts.test_agents import ago
 
 PAST = clock.rfc3339(clock.now() - timedelta(seconds=1))
 ANY = "resource://unknown"
@@ -103,6 +104,30 @@ async def test_each_check_comes_before_the_next(scene: Scene) -> None:
     body["target_session_id"] = free["id"]
     answer = await crew.call("POST", "/delegations", body, scopes=scopes)
     assert answer.status_code == 201, answer.text
+
+
+async def test_an_edge_whose_time_is_over_closes_no_cycle(
+    crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cleaner has not come yet: what it would write down is written with the new edge."""
+    a, b, c = [await crew.spawn(ttl_seconds=80_000) for _ in range(3)]
+    until, token = clock.rfc3339(clock.now() - timedelta(seconds=1)), crew.token()
+    with ago(monkeypatch, seconds=30):
+        past: list[str | None] = [None]
+        for source, target, hops in ((a, b, 2), (b, c, 1)):
+            body = edge_of(source, target, expires_at=until, constraints={"max_hops": hops})
+            body["parent_edge_id"] = past[-1]
+            answer = await crew.call("POST", "/delegations", body, token=token)
+            assert answer.status_code == 201, answer.text
+            past.append(answer.json()["id"])
+    back = await delegated(crew, c, a)
+    assert await crew.statuses("/delegations/active") == {back["id"]: "active"}
+    (first, second) = await crew.facts("delegation.expired")
+    assert [None, first["_id"], second["_id"]] == past
+    answer = await crew.call("POST", "/delegations", edge_of(a, c))
+    assert told(answer) == (403, "delegation_exceeds_parent_authority")
+    again = await crew.call("POST", "/delegations", edge_of(b, c))
+    assert again.status_code == 201, again.text
 
 
 @pytest.mark.parametrize(

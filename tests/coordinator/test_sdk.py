@@ -143,12 +143,14 @@ class Forgetful(httpx.AsyncHTTPTransport):
     def __init__(self) -> None:
         super().__init__()
         self.posts: list[str] = []
+        self.keys: list[str | None] = []
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         answer = await super().handle_async_request(request)
         path = request.url.path
         if request.method == "POST" and path.startswith("/zones/"):
             self.posts.append(path.rpartition("/")[2])
+            self.keys.append(request.headers.get("idempotency-key"))
             if self.posts.count(self.posts[-1]) == 1:
                 await answer.aread()
                 raise httpx.ReadError("lost")
@@ -167,6 +169,10 @@ async def test_a_lost_answer_makes_nothing_twice(crew: Crew) -> None:
                 async with caracal.delegate_to_spawn(scopes=["read"]):
                     raise AssertionError("its edge may or may not be there")
             assert forgetful.posts == ["agents", "agents", "agents", "delegations"]
+            first, again, another, none = forgetful.keys
+            assert first == again, "a retry is the same call"
+            assert another not in (None, first), "another call is not"
+            assert none is None
             assert sorted((await crew.statuses()).values()) == ["active", "terminated"]
         assert await crew.statuses("/delegations/active") == {}
 
@@ -316,6 +322,59 @@ async def test_a_mandate_for_one_resource(crew: Crew, caracal: Caracal) -> None:
     assert claims["exp"] - claims["iat"] <= 60
     with pytest.raises(AdminApiError, match="access_denied"):
         await caracal.mandate(resource, scopes=["write"])
+
+
+async def test_a_mandate_of_what_was_handed_down(crew: Crew, caracal: Caracal) -> None:
+    """Whoever stands inside is bound to the agent there, and to the edge that it holds."""
+    resource = crew.tenant.resource.identifier
+
+    async def bound(*scopes: str) -> dict[str, Any]:
+        issued = await caracal.mandate(resource, scopes=scopes or ["read"])
+        return peek(issued["access_token"]).claims
+
+    both = ["read", "write"]
+    async with caracal.spawn() as lead:
+        claims = await bound()
+        assert claims["agent_session_id"] == lead["id"]
+        assert "delegation_edge_id" not in claims
+        async with caracal.delegate_to_spawn(scopes=both, constraints={"max_hops": 2}) as first:
+            claims = await bound()
+            assert claims["agent_session_id"] == first.agent["id"]
+            assert claims["delegation_path"] == [first.edge["id"]]
+            async with caracal.delegate_to_spawn(scopes=["read"], ttl_seconds=60) as second:
+                claims = await bound()
+                assert claims["agent_session_id"] == second.agent["id"]
+                assert claims["delegation_path"] == [first.edge["id"], second.edge["id"]]
+                hops = [(lead, first.edge), (first.agent, second.edge), (second.agent, {})]
+                told = [(hop["session"], hop.get("edge")) for hop in claims["delegation_chain"]]
+                assert told == [(agent["id"], edge.get("id")) for agent, edge in hops]
+                assert claims["exp"] - claims["iat"] <= 60
+                with pytest.raises(AdminApiError, match="access_denied") as raised:
+                    await bound(*both)
+                assert isinstance(raised.value.body, dict)
+                said = raised.value.body["error_description"]
+                assert said == "requested scopes exceed delegation scopes"
+            assert (await bound())["delegation_path"] == [first.edge["id"]]
+        assert (await bound())["agent_session_id"] == lead["id"]
+    assert "agent_session_id" not in await bound()
+
+
+async def test_a_mandate_ends_with_the_context_it_was_made_in(crew: Crew, caracal: Caracal) -> None:
+    resource = crew.tenant.resource.identifier
+
+    async def is_active(token: str) -> bool:
+        form = crew.tenant.form(resource=None, token=token)
+        url = f"{crew.settings.sts_url}/oauth/2/introspect"
+        async with httpx.AsyncClient() as http:
+            return bool((await http.post(url, data=form)).json()["active"])
+
+    async with caracal.spawn():
+        async with caracal.delegate_to_spawn(scopes=["read"]):
+            inner = (await caracal.mandate(resource, scopes=["read"]))["access_token"]
+            assert await is_active(inner)
+        outer = (await caracal.mandate(resource, scopes=["read"]))["access_token"]
+        assert [await is_active(inner), await is_active(outer)] == [False, True]
+    assert not await is_active(outer)
 
 
 async def test_a_wrong_secret_is_refused_and_never_shown(crew: Crew) -> None:

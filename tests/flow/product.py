@@ -43,8 +43,10 @@ PROCESSES = {
     "api": "api",
     "api2": "api",
     "sts": "sts",
+    "sts2": "sts",
     "gateway": "gateway",
     "coordinator": "coordinator",
+    "coordinator2": "coordinator",
 }
 """Names of the processes, and which service each is."""
 

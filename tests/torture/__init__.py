@@ -7,4 +7,6 @@ stack.py     servers and processes under the driver's hands
 faults.py    what is done to them
 oracle.py    what must be true afterwards
 trials.py    trial after trial, and the summary
+
+authority.py another game: zones of agents in play on the whole product (``--authority``)
 """

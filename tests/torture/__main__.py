@@ -1,4 +1,4 @@
-"""``python -m tests.torture [--seed N] [--trials N] [--seconds N] [--faults A,B]``"""
+"""``python -m tests.torture [--seed N] [--trials N] [--seconds N] [--faults A,B] [--authority]``"""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from caracal.embedded import EmbeddedServers
+from tests.torture import authority
 from tests.torture.faults import FAULTS
 from tests.torture.trials import Run, report
 
@@ -19,6 +20,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--trials", type=int, default=10**9, help="at most so many")
     parser.add_argument("--seconds", type=float, default=600.0, help="at most so long (600)")
     parser.add_argument("--faults", default=",".join(FAULTS), help="comma-separated kinds")
+    parser.add_argument(
+        "--authority", action="store_true", help="zones of agents in play, on the whole product"
+    )
     given = parser.parse_args()
     if unknown := set(given.faults.split(",")) - FAULTS.keys():
         parser.error(f"unknown: {', '.join(unknown)}; there are: {', '.join(FAULTS)}")
@@ -33,10 +37,19 @@ def main() -> int:
         servers = EmbeddedServers(Path(folder) / "servers")
         servers.start()
         try:
-            run = Run(given.seed, given.trials, given.seconds, given.faults.split(","), _say)
-            summary = run.go(servers, Path(folder) / "processes")
+            return _run(given, servers, Path(folder) / "processes")
         finally:
             servers.stop()
+
+
+def _run(given: argparse.Namespace, servers: EmbeddedServers, folder: Path) -> int:
+    if given.authority:
+        kills = authority.chosen(given.seed, given.trials, given.seconds)
+        played = authority.torture(servers, folder, kills, given.seed)
+        authority.report(played)
+        return 1 if played.failure else 0
+    run = Run(given.seed, given.trials, given.seconds, given.faults.split(","), _say)
+    summary = run.go(servers, folder)
     report(summary)
     return 1 if summary.failure else 0
 
