@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,8 @@ _POLL_SECONDS = 0.25
 _PROBE_SECONDS = 0.02  # at most 50 a second
 _COUNT = 1000
 _BLOCK_MS = 500
+_BREATH_SECONDS = 0.002
+"""How long facts are applied at a stretch: the end of thousands must not hold up the others."""
 
 
 class Following:
@@ -63,6 +65,7 @@ class Following:
         self._resnapshot = False
         self._parked_changed = False
         self._pause_until = 0.0
+        self._breath_at = 0.0
 
     async def run(self) -> None:
         """Follow for ever; whatever breaks, the view is taken anew."""
@@ -144,7 +147,7 @@ class Following:
             if name == HEARTBEAT:
                 beats = entries
             else:
-                sound = self._take_entries(self._tail.topics[name], entries) and sound
+                sound = await self._take_entries(self._tail.topics[name], entries) and sound
         if beats:
             sound = await self._take_beat(beats, seen_at, answer) and sound
         if not sound:
@@ -152,7 +155,7 @@ class Following:
             # A foreign entry at the end of a topic is returned again at once.
             self._pause_until = time.monotonic() + 0.05
 
-    def _take_entries(self, topic: Topic, entries: list[RawEntry]) -> bool:
+    async def _take_entries(self, topic: Topic, entries: list[RawEntry]) -> bool:
         """Apply entries in order; False when something is foreign or missing."""
         tail = self._tail
         for entry_id, raw in entries:
@@ -167,7 +170,14 @@ class Following:
                 tail.gaps += 1
                 return False
             tail.apply(topic.name, place, read_fact(place.position, fields))
+            await self._breathe()
         return True
+
+    async def _breathe(self) -> None:
+        """Let the other tasks go on, if this one has had its time."""
+        if time.monotonic() >= self._breath_at:
+            await asyncio.sleep(0)
+            self._breath_at = time.monotonic() + _BREATH_SECONDS
 
     async def _take_beat(
         self, beats: list[RawEntry], seen_at: float, answer: list[tuple[str, list[RawEntry]]]
@@ -261,17 +271,18 @@ class Following:
         while True:
             seen_at = time.monotonic()
             end, records = await after(self._database, self._tail.topics, self._tail.cursors)
-            self._apply_records(records)
+            for record in records:
+                self._apply_record(record)
+                await self._breathe()
             if len(records) < BATCH:
                 await self._tail.moved(end, seen_at)
                 return
 
-    def _apply_records(self, records: Iterable[Record]) -> None:
-        for record in records:
-            topic = FACT_TOPIC_OF[record.name].name
-            place = EntryId(record.position, 0)
-            if place > self._tail.cursors[topic]:
-                self._tail.apply(topic, place, record.fact())
+    def _apply_record(self, record: Record) -> None:
+        topic = FACT_TOPIC_OF[record.name].name
+        place = EntryId(record.position, 0)
+        if place > self._tail.cursors[topic]:
+            self._tail.apply(topic, place, record.fact())
 
     async def snapshot(self) -> None:
         """Take the view anew, in one step: a new snapshot never shows less than the old one."""
@@ -285,7 +296,8 @@ class Following:
         tail.snapshots += 1
         self._last_at = 0
         self._resnapshot = False
-        self._apply_records(taken.records)
+        for record in taken.records:  # at a stretch: half of it would be less than there was
+            self._apply_record(record)
         for reloaded in tail.reloaded:
             reloaded()
         await tail.moved(taken.end, seen_at)
