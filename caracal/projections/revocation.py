@@ -30,6 +30,7 @@ REVOCATIONS = Merged(
         "final": "boolean",
         "stopped_on": "bigint",  # Unix seconds
     },
+    indexes=("(stopped_on) WHERE final", "(id) WHERE NOT final"),
 )
 
 LONGEST_TOKEN_SECONDS = 3600
@@ -104,6 +105,11 @@ class RevocationMap:
                 return True
         return False
 
+    @property
+    def since(self) -> int:
+        """Return when an end counts as past, Unix seconds: a snapshot needs none from before."""
+        return int(clock.now().timestamp() - self._life)
+
     def load(self, rows: Iterable[dict[str, Any]]) -> None:
         """Take the rows of a snapshot, in place of all there are."""
         self._entries = {log_key(row["id"]).bytes: _entry(row) for row in rows}
@@ -119,18 +125,17 @@ class RevocationMap:
             self._sweep()
 
     def _sweep(self) -> None:
-        now = clock.now().timestamp()
-        self._next_sweep = now + _SWEEP_SECONDS
-        oldest = now - self._life
+        self._next_sweep = clock.now().timestamp() + _SWEEP_SECONDS
+        since = self.since
         self._entries = {
-            key: entry for key, entry in self._entries.items() if not _is_past(entry, oldest)
+            key: entry for key, entry in self._entries.items() if not _is_past(entry, since)
         }
 
 
-def _is_past(entry: Entry, oldest: float) -> bool:
+def _is_past(entry: Entry, since: int) -> bool:
     """Say whether no token can be left; what is suspended stays until it is resumed or ends."""
     stopped, resumed, final, stopped_on = entry
-    return 0 < stopped_on < oldest and (final or resumed > stopped)
+    return 0 < stopped_on < since and (final or resumed > stopped)
 
 
 def _entry(columns: Mapping[str, Any]) -> Entry:

@@ -19,6 +19,7 @@ from caracal.events.topics import Topic
 from caracal.projections.memory import KEPT_SECONDS, MemoryTable, MemoryView, RecentTable, Row
 from caracal.projections.partition import Partition
 from caracal.projections.projection import Projection
+from caracal.projections.revocation import RevocationMap
 
 if TYPE_CHECKING:
     from caracal.projections.tail import Tail
@@ -52,7 +53,7 @@ async def take(
     """Take a snapshot; the log after it is read in the same transaction."""
     async with _moment(database) as log_id:
         cursors = await _cursors(database, topics, projections)
-        rows = {name: await _rows(database, view, cursors) for name, view in views.items()}
+        rows = {name: await rows_of(database, view, cursors) for name, view in views.items()}
         parked = await parked_of(database, projections)
         end, records = await after(database, topics, cursors, limit=None)
     return Snapshot(log_id, rows, cursors, parked, end, records)
@@ -172,7 +173,10 @@ def _alike(cursor: AsyncCursor[Any]) -> Callable[[Sequence[Any]], Row]:
     return row
 
 
-async def _rows(database: Database, view: MemoryView, cursors: Mapping[str, EntryId]) -> list[Row]:
+async def rows_of(
+    database: Database, view: MemoryView, cursors: Mapping[str, EntryId]
+) -> list[Row]:
+    """Return what a view needs of its table."""
     async with database.cursor(row_factory=dict_row) as cursor:
         await cursor.execute(*_wanted(view, cursors))
         return await cursor.fetchall()
@@ -180,6 +184,8 @@ async def _rows(database: Database, view: MemoryView, cursors: Mapping[str, Entr
 
 def _wanted(view: MemoryView, cursors: Mapping[str, EntryId]) -> tuple[str, list[Any]]:
     statement = f"SELECT * FROM {view.table.name}"
+    if isinstance(view, RevocationMap):  # of years of ends, those that a token may still carry
+        return f"{statement} WHERE NOT final OR stopped_on >= %s", [view.since]
     if not isinstance(view, RecentTable):
         return statement, []
     # What has begun after the cursor is going to be applied again: its end must be known.

@@ -10,7 +10,7 @@ from psycopg import AsyncConnection
 
 from caracal import clock
 from caracal.events.base import Fall
-from caracal.projections import sql
+from caracal.projections import sql, tail_snapshot
 from caracal.projections.memory import MemoryView
 from caracal.projections.query import select
 from caracal.projections.revocation import REVOCATIONS, RevocationMap, revocations
@@ -121,6 +121,20 @@ def test_the_map_is_swept_as_it_grows(monkeypatch: pytest.MonkeyPatch) -> None:
     mark = ended("b", on=int(later.timestamp()))
     made.apply(mark.position, mark.operation)
     assert (len(made), made.is_revoked(["a"]), made.is_revoked(["b"])) == (1, False, True)
+
+
+async def test_a_snapshot_reads_no_ends_of_long_ago(db: AsyncConnection[Any]) -> None:
+    long_ago = NOW - 10 * 3600
+    marks = [
+        ended("past", position=1, on=long_ago),
+        suspended("held", position=2, on=long_ago),
+        suspended("both", position=3, on=long_ago),
+        ended("both", position=4),
+        resumed("back", position=5),
+    ]
+    await sql.apply(db, marks)
+    rows = await tail_snapshot.rows_of(db, RevocationMap(), {})
+    assert {row["id"] for row in rows} == {"held", "both", "back"}
 
 
 async def test_the_snapshot_gives_the_same_map(db: AsyncConnection[Any]) -> None:
