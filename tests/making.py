@@ -11,7 +11,7 @@ from caracal import clock
 from caracal.events.agent import Agent, SpawnLimits
 from caracal.events.application import Application
 from caracal.events.base import Aggregate, Fact, acting
-from caracal.events.challenge import Challenge
+from caracal.events.challenge import Actor, Challenge
 from caracal.events.delegation import Delegation
 from caracal.events.grant import Grant
 from caracal.events.guards import Secret
@@ -239,6 +239,8 @@ def consume(challenge: Challenge, now: datetime, **members: Any) -> Challenge:
         "session_id": "sid-1",
         "secret": "the secret",
         "resources": ["resource://one"],
+        "scopes": (),
+        "actor": Actor(),
     }
     with in_zone(str(challenge.zone_id)):
         challenge.consume(now=now, **(given | members))

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from hashlib import sha256
 from hmac import compare_digest
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from caracal import clock
 from caracal.errors import Conflict, NotFound, Unauthenticated
@@ -21,6 +21,13 @@ from caracal.events.zone import needs_zone
 ChallengeType = Literal["human_approval", "mfa", "software_attestation"]
 
 LIFE = timedelta(minutes=5)
+
+
+class Actor(NamedTuple):
+    """Who would act by the mandate; named as in the metadata. None: no agent, no edge."""
+
+    agent_session_id: str | None = None
+    delegation_edge_id: str | None = None
 
 
 class Challenge(Aggregate):
@@ -90,6 +97,7 @@ class Challenge(Aggregate):
             session_id: its session; without one (None or empty) the challenge is bound to none.
             secret: 32 random bytes in base64url, which are told to the caller alone.
             resources: all that the mandate is asked for, as the caller names them.
+            metadata: what is shown to who agrees: so its scopes and its actor bind, too.
         """
         return cls._begin(
             cls.Issued,
@@ -127,12 +135,19 @@ class Challenge(Aggregate):
         session_id: str | None,
         secret: str,
         resources: Iterable[str],
+        scopes: Iterable[str],
+        actor: Actor,
         now: datetime,
     ) -> None:
         """Use the challenge up: one mandate, for whom and for what it was issued.
 
-        ``session_id`` is the ``sid`` of the subject token; a challenge that is bound to no
-        session does not ask for it. Of several at once the log lets one win.
+        Of several at once the log lets one win.
+
+        Args:
+            session_id: ``sid`` of the subject token; a challenge that is bound to no session does
+                not ask for it.
+            scopes: that the mandate shall have; fewer than were asked for will do.
+            actor: the agent that acts, and the edge by which it does.
 
         Raises:
             Unauthenticated: 401 ``access_denied``, whatever is missing: nothing is told apart.
@@ -143,6 +158,8 @@ class Challenge(Aggregate):
             self.session_id is None or self.session_id == session_id,
             compare_digest(self.secret_sha256, _digest(secret)),
             compare_digest(self.resources_sha256, resources_sha256(resources)),
+            set(scopes) <= set(self.metadata.get("requested_scopes", ())),
+            actor == tuple(map(self.metadata.get, Actor._fields)),
             self.satisfied_at is not None,
             not self.consumed,
             not self.expired(now),

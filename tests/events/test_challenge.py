@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from caracal import clock
 from caracal.errors import CaracalError, Conflict, NotFound, Unauthenticated
 from caracal.events.catalogue import export_of
-from caracal.events.challenge import LIFE, Challenge, resources_sha256
+from caracal.events.challenge import LIFE, Actor, Challenge, resources_sha256
 from caracal.events.store.log import Log, Saved, Store, retrying
 from caracal.events.store.memory import MemoryLog
 from tests.making import consume, in_zone, new_challenge, store_with, told
@@ -111,16 +111,28 @@ MISSING: dict[str, dict[str, Any]] = {
     "more resources": {"resources": ["resource://one", "resource://two"]},
     "the same twice": {"resources": ["resource://one", "resource://one"]},
     "no resources": {"resources": []},
+    "another scope": {"scopes": ["write"]},
+    "more scopes": {"scopes": ["read", "list", "write"]},
+    "another agent": {"actor": Actor("agent-2", "edge-1")},
+    "another edge": {"actor": Actor("agent-1", "edge-2")},
+    "no edge": {"actor": Actor("agent-1")},
+    "no agent": {"actor": Actor()},
     "time": {"now": NOW + LIFE},
+}
+SHOWN = {
+    "requested_scopes": ["read", "list"],
+    "agent_session_id": "agent-1",
+    "delegation_edge_id": "edge-1",
 }
 
 
 @pytest.mark.parametrize("missing", MISSING)
 def test_each_requirement_is_required(missing: str) -> None:
-    challenge = satisfied()
+    challenge = satisfied(metadata=SHOWN)
+    right = {"scopes": ["list"], "actor": Actor("agent-1", "edge-1")}
     with pytest.raises(Unauthenticated, match="access_denied: the step-up challenge"):
-        used(challenge, **MISSING[missing])
-    used(challenge)  # a failed attempt uses nothing up
+        used(challenge, **(right | MISSING[missing]))
+    used(challenge, **right)  # a failed attempt uses nothing up
 
 
 def test_only_what_is_satisfied_and_only_once() -> None:

@@ -259,6 +259,23 @@ class TestRefusals:
         right = retry(challenge, subject_token=ada, scope="write")
         assert (await world.exchange(**right)).status_code == 200
 
+    @pytest.mark.parametrize("more", ["odd", "write read", "write agent:lifecycle"])
+    async def test_more_than_was_agreed_to(self, world: World, more: str) -> None:
+        """Who agrees is shown the scopes: agreement to one is none to another."""
+        challenge = await agreed(world, scope="write")
+        assert told(await world.exchange(**retry(challenge, scope=more))) == REFUSED
+        assert (await world.exchange(**retry(challenge, scope="write"))).status_code == 200
+
+    async def test_another_agent(self, world: World) -> None:
+        """Nor is agreement to what one agent asks for one to another agent, or to none."""
+        careful, reckless = [await world.tenant.add_agent() for _ in range(2)]
+        asking = {"agent_session_id": careful.aggregate_id, "scope": "write"}
+        challenge = await agreed(world, **asking)
+        for other in (reckless.aggregate_id, None):
+            given = retry(challenge, **(asking | {"agent_session_id": other}))
+            assert told(await world.exchange(**given)) == REFUSED
+        assert (await world.exchange(**retry(challenge, **asking))).status_code == 200
+
     async def test_another_application(self, world: World) -> None:
         form = secret_hash.of_random("other")
         other = await world.tenant.add_application(form)

@@ -17,7 +17,7 @@ import orjson
 from caracal import clock, telemetry
 from caracal.errors import CaracalError, NotFound, TooMany, Unauthenticated
 from caracal.events.base import acting
-from caracal.events.challenge import Challenge
+from caracal.events.challenge import Actor, Challenge
 from caracal.events.store.appender import VersionConflict
 from caracal.events.store.log import Log
 from caracal.ids import ID_PATTERN, new_id
@@ -28,6 +28,7 @@ from caracal.services.sts.exchange import Exchange, Verdict
 from caracal.services.sts.failure_limit import FailureLimit
 from caracal.services.sts.refusals import InteractionRequired, Refused, challenge_refused, denied
 from caracal.services.sts.subject_token import Principal
+from caracal.services.sts.token_request import TokenRequest
 from caracal.services.windows import Window, network_of
 
 FAILURES, WINDOW_SECONDS, COOLDOWN_SECONDS = 5, 120.0, 300.0
@@ -63,7 +64,7 @@ class StepUp:
         principal = subject.subject if subject else request.application_id
         key = ("principal", request.zone_id, principal)
         self._check(key)
-        if not await self._consume(call, principal, subject.sid if subject else None, now):
+        if not await self._consume(call, principal, subject, now):
             self._failures.failed(key)
             raise challenge_refused()
         self._failures.cleared(key)
@@ -98,7 +99,7 @@ class StepUp:
             raise Refused(error, "challenge_cooldown", "challenge_cooldown") from None
 
     async def _consume(
-        self, call: Call, principal: str, session_id: str | None, now: datetime
+        self, call: Call, principal: str, subject: Principal | None, now: datetime
     ) -> bool:
         """Of several at once the log lets one win: the others have another version."""
         request = call.request
@@ -110,9 +111,11 @@ class StepUp:
                 challenge.consume(
                     zone_id=request.zone_id,
                     principal=principal,
-                    session_id=session_id,
+                    session_id=subject.sid if subject else None,
                     secret=request.challenge_response,
                     resources=request.resources,
+                    scopes=request.scopes,
+                    actor=_actor(request, subject),
                     now=now,
                 )
                 await self._log.save(challenge)
@@ -165,14 +168,19 @@ def _challenge(
         resources=exchange.request.resources,
         metadata={
             "application_id": exchange.application["id"],
-            "agent_session_id": binding.agent_session_id,
-            "delegation_edge_id": binding.delegation_edge_id,
+            **Actor(binding.agent_session_id, binding.delegation_edge_id)._asdict(),
             "resources": [resource["identifier"] for resource in asking],
             "requested_scopes": list(exchange.request.scopes),
             "request_id": exchange.request_id,
         },
         now=clock.now(),
     )
+
+
+def _actor(request: TokenRequest, subject: Principal | None) -> Actor:
+    """Return whom a retry names; what does not fit together is refused by the row that follows."""
+    claims = subject.claims if subject else {}
+    return Actor(*(getattr(request, of) or claims.get(of) or None for of in Actor._fields))
 
 
 def _acting(zone_id: str, actor: str, request_id: str) -> AbstractContextManager[Any]:
