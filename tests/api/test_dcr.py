@@ -161,6 +161,16 @@ async def test_ten_a_second(api: Plane, zone: str) -> None:
         assert await redis.pttl(key) != -1, "the window never ends"
 
 
+@pytest.mark.parametrize("spelt", ["/applications/%64cr", "/applications%2Fdcr"])
+async def test_no_spelling_of_the_path_steps_around_the_rate(
+    api: Plane, zone: str, spelt: str
+) -> None:
+    async with Redis.from_url(api.redis_url) as redis:
+        await redis.set(f"rl:dcr:{zone}", 10, px=600_000)
+        refused = await api.call("POST", f"/zones/{zone}{spelt}", {"name": "client"})
+        assert refusal(refused) == (429, "dcr_rate_limit_exceeded")
+
+
 async def test_the_rate_comes_before_the_zone(api: Plane) -> None:
     answers = await asyncio.gather(*(register(api, "nowhere") for _ in range(32)))
     codes = [refusal(answer) for answer in answers]

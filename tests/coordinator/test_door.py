@@ -317,6 +317,19 @@ async def test_invocations_a_minute_of_a_client(coordinator: Ship) -> None:
             assert await asked(crew, 1) == [200]
 
 
+async def test_no_spelling_of_the_path_steps_around_the_limit(coordinator: Ship) -> None:
+    spellings = (
+        "/%69nvocations/any/start",
+        "/invocations%2Fany%2Fstart",
+        "/invocations/a%0A/start",
+    )
+    async with limited(coordinator, INVOCATION_RATE_LIMIT_PER_MIN="2") as running:
+        crew = await running.crew()
+        async with whole_minute(coordinator, "invocation_rl"):
+            statuses = [await asked(crew, 1, "PATCH", path) for path in spellings]
+    assert (len(spellings), statuses[-1]) == (3, [429])
+
+
 async def test_readiness_checks_a_minute(coordinator: Ship) -> None:
     async with limited(coordinator, READY_RATE_LIMIT_PER_MIN="2") as running:
         async with whole_minute(coordinator, "ready_rl"):

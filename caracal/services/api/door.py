@@ -71,7 +71,8 @@ class Door:
         zone_id = unquote(match["zone"])
         if not ID_PATTERN.fullmatch(zone_id):
             raise BadInput("invalid_params", "a zone id has 1-128 of A-Z a-z 0-9 . _ : -")
-        if (scope["method"], match["rest"]) == _REGISTRATION:
+        # Routes are found by the decoded path: a limit that looks at the raw one is stepped around.
+        if (scope["method"], unquote(match["rest"] or "")) == _REGISTRATION:
             await self._limits.check_registrations(zone_id)
         if match["rest"]:
             await self._view.need_zone(zone_id)

@@ -27,7 +27,7 @@ from caracal.settings import Settings
 
 VERIFY = "/v1/verify"
 _ZONE = re.compile(r"^(?P<alias>/v1)?/zones/(?P<zone>[^/]+)(?P<rest>/.*)?$")
-_INVOCATIONS = re.compile(r"/invocations(/.*)?")
+_INVOCATIONS = re.compile(r"/invocations(/.*)?", re.DOTALL)
 _OF_OPERATOR = tuple(
     (method, re.compile(path))
     for method, path in (
@@ -57,7 +57,7 @@ class Door:
 async def _admit(scope: Scope, parts: Coordinator) -> None:
     match = _ZONE.match(raw_path(scope))
     zone_id = unquote(match["zone"]) if match else None
-    rest = (match["rest"] or "") if match else ""
+    rest = unquote(match["rest"] or "") if match else ""  # as the routes see it
     caller = _operator(scope, parts.settings, zone_id, rest)
     if caller is None:
         caller = await parts.identities.caller(bearer_of(scope))
