@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 
 from caracal.events.base import Fall
 from caracal.ids import new_id
+from caracal.key_sets import JwksCache
 from caracal.mandate import SigningKey
 from tests.backbone import eventually
 from tests.coordinator.running import OPERATOR, Crew, Ship, ship
@@ -290,6 +291,31 @@ async def limited(coordinator: Ship, redis_url: str = "", **limits: str) -> Asyn
 
 async def asked(crew: Crew, times: int, method: str = "GET", path: str = "/agents") -> list[int]:
     return [(await crew.call(method, path)).status_code for _ in range(times)]
+
+
+async def test_tokens_of_zones_that_are_not_there_push_no_keys_out(
+    coordinator: Ship, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may send a token names its zone: neither the cache nor the STS is theirs to use."""
+    fetched: list[str] = []
+    refresh = JwksCache._refresh
+
+    async def seen(self: JwksCache, name: str, entry: Any) -> None:
+        fetched.append(name)
+        await refresh(self, name, entry)
+
+    monkeypatch.setattr(JwksCache, "_refresh", seen)
+    async with limited(coordinator, JWKS_CACHE_MAX="2") as running:
+        crew = await running.crew()
+        assert (await crew.call("GET", "/agents")).status_code == 200
+        for path in ("/v1/verify", "/zones/other/agents"):
+            tokens = [crew.token(zone_id=f"zone-{number}") for number in range(4)]
+            headers = [{"Authorization": f"Bearer {token}"} for token in tokens]
+            for token, header in zip(tokens, headers, strict=True):
+                answer = await running.client.post(path, json={"token": token}, headers=header)
+                assert answer.status_code == 401
+        assert (await crew.call("GET", "/agents")).status_code == 200
+    assert fetched == [crew.zone]
 
 
 async def test_requests_a_minute_of_all_replicas(coordinator: Ship) -> None:

@@ -154,7 +154,7 @@ async def _start(settings: Settings, stack: AsyncExitStack) -> Coordinator:
     keys = await _keys(settings, stack)
     view.tail = await _follow(settings, view, keys, stack)
     _, refused = await recording(settings, stack)
-    tokens = Tokens(keys, settings.issuer_url)
+    tokens = Tokens(keys, settings.issuer_url, view)
     return Coordinator(
         *parts,
         view=view,

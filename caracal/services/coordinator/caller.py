@@ -86,21 +86,28 @@ class Caller:
 
 
 class Tokens:
-    """Verifies ambient mandates by their zones' keys."""
+    """Verifies ambient mandates by their zones' keys.
 
-    def __init__(self, keys: JwksCache, issuer: str) -> None:
-        self._keys, self._issuer = keys, issuer
+    Anybody may name a zone. One that is not there has no keys: to ask for them would push those
+    of other zones out of the cache, and have the STS asked as often as the sender likes.
+    """
+
+    def __init__(self, keys: JwksCache, issuer: str, view: CoordinatorView) -> None:
+        self._keys, self._issuer, self._view = keys, issuer, view
 
     async def claims(self, token: str) -> Claims:
         """Return the claims of a genuine mandate of this issuer, for this issuer, unexpired.
 
         Raises:
             InvalidMandate: it is none, or the keys of its zone cannot be had.
+            Unavailable: 503 ``unavailable``, whether there is such a zone cannot be known.
         """
         unverified = peek(token)
         zone_id = unverified.claims.get("zone_id")
         if not isinstance(zone_id, str) or not ID_PATTERN.fullmatch(zone_id):
             raise InvalidMandate("no zone")
+        if not await self._view.has_zone(zone_id):
+            raise InvalidMandate("unknown zone")
         try:
             keys = await self._keys.keys(zone_id, unverified.kid)
         except Unavailable as unavailable:

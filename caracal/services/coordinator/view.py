@@ -102,6 +102,16 @@ class CoordinatorView:
         """Return the id of a zone that exists, as far as is known here; else None."""
         return zone_id if zone_id and self.zones.live(zone_id) is not None else None
 
+    async def has_zone(self, zone_id: str) -> bool:
+        """Say whether there is such a zone at the log's head, archived or not.
+
+        Raises:
+            Unavailable: 503 ``unavailable``, the log cannot be read.
+        """
+        if zone_id not in self.zones.rows:
+            await self.look_again()
+        return zone_id in self.zones.rows
+
     def application(self, zone_id: str, application_id: str) -> Row | None:
         """Return an application of the zone, neither archived, past its end, nor parked."""
         row = _in(zone_id, self.applications.live(application_id))
