@@ -125,6 +125,23 @@ async def test_who_goes_away_leaves_its_place_and_passes_its_turn_on() -> None:
     await hashing.run_out()
 
 
+async def test_who_is_sent_away_and_goes_in_the_same_moment_had_no_turn_to_pass_on() -> None:
+    hashing = Hashing(HashQueue(parallel=1, queue_max=2))
+    first, second, third = [await hashing.add("a") for _ in range(3)]
+    late = asyncio.create_task(hashing.add("b"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # in its turn the new one has sent the third away, who does not know yet
+    await hashing.cancel(third)
+    other = await late
+    assert hashing.tasks[third].cancelled()
+    assert hashing.began == [first]
+    await hashing.finish(first)
+    assert hashing.began == [first, second]
+    await hashing.finish(second)
+    assert hashing.began == [first, second, other]
+    await hashing.run_out()
+
+
 STEPS = st.lists(
     st.tuples(st.sampled_from(["add", "finish", "cancel"]), st.integers(0, 3), st.integers(0, 1)),
     max_size=40,

@@ -52,7 +52,7 @@ class HashQueue:
             await place
         except asyncio.CancelledError:
             self._leave(zone_id, application_id, place)
-            if not place.cancelled():  # the turn had come already
+            if not place.cancelled() and place.exception() is None:  # the turn had come already
                 self._pass_on()
             raise
 
