@@ -87,6 +87,22 @@ async def test_too_many_failures_block_the_unknown_and_not_the_remembered(world:
     assert (await world.by_gateway(form)).status_code == 200
 
 
+async def test_what_an_unknown_caller_writes_is_not_kept(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten thousand failures are remembered: of 60 kB each they would be the end of the process."""
+    kept: list[tuple[str, ...]] = []
+    monkeypatch.setattr(FailureLimit, "failed", lambda _, *keys: kept.extend(keys))
+    monkeypatch.setattr(FailureLimit, "check", lambda *_: None)
+    for member in ("zone_id", "application_id"):
+        answer = await world.exchange(**{member: "x" * 60_000})
+        assert (answer.status_code, answer.json()["error"]) == (401, "access_denied")
+    await world.exchange(client_secret="wrong")
+    address = ("address", "127.0.0.1")
+    known = ("application", world.tenant.id, world.tenant.app_id)
+    assert kept == [address, address, known, address]
+
+
 async def test_forged_gateway_signatures_leave_no_evidence_without_end(world: World) -> None:
     form = world.tenant.form(subject_token=world.tenant.token(), client_secret=None)
     forged = {"X-Caracal-Gateway-Signature": "0" * 64}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from caracal.ids import ID_PATTERN
 from caracal.projections.memory import Row
 from caracal.services.sts.call import Call
 from caracal.services.sts.client_assertion import ClientAssertions
@@ -63,7 +64,7 @@ class ClientAuthentication:
             return application or await self._found(request, now)
         if application is not None and await self._is_proven(application, request, now):
             return application
-        keys = (("application", request.zone_id, request.application_id), ("address", call.address))
+        keys = _counted(request, call.address)
         self._failures.check(*keys)
         try:
             return await self._proven(application, request, now)
@@ -138,3 +139,10 @@ class ClientAuthentication:
 
 def _in_time(application: Row | None, now: datetime) -> Row | None:
     return None if application is None or is_over(application, now) else application
+
+
+def _counted(request: TokenRequest, address: str) -> list[tuple[str, ...]]:
+    """Return what a failure counts for; what can be no id is remembered for nobody."""
+    named = request.zone_id, request.application_id
+    of_application = all(map(ID_PATTERN.fullmatch, named))
+    return [*([("application", *named)] if of_application else []), ("address", address)]
