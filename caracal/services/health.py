@@ -23,14 +23,13 @@ from caracal.services.http import (
     Receive,
     Scope,
     Send,
-    client_address,
     header,
     is_bearer,
     request_id_of,
     respond,
     respond_error,
 )
-from caracal.services.windows import Window
+from caracal.services.windows import Window, caller_of
 from caracal.settings import Settings
 
 _READY_SECONDS = 2.0
@@ -121,7 +120,7 @@ class Health:
 
     async def _ready(self, scope: Scope, send: Send) -> None:
         try:
-            await self._ready_limit(client_address(scope))
+            await self._ready_limit(caller_of(scope))
         except TooMany as refusal:
             await respond_error(send, refusal, request_id_of(scope), HARDENING)
             return

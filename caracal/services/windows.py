@@ -9,6 +9,7 @@ from ipaddress import IPv6Address, ip_address
 from caracal.errors import TooMany
 from caracal.events.store.redis import GONE
 from caracal.events.store.redis_line import RedisLine, script
+from caracal.services.http import Scope, client_address
 
 _MINUTE = 60.0
 _MAX_KEYS = 10_000
@@ -32,6 +33,11 @@ def network_of(address: str) -> str:
         return str(found.ipv4_mapped)
     prefix = int(found) >> (128 - _IPV6_SUBNET) << (128 - _IPV6_SUBNET)
     return f"{IPv6Address(prefix)}/{_IPV6_SUBNET}"
+
+
+def caller_of(scope: Scope) -> str:
+    """Return what a request's address counts as where a caller without a name is limited."""
+    return network_of(client_address(scope))
 
 
 class Window:

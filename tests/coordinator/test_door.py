@@ -16,12 +16,14 @@ from caracal.events.base import Fall
 from caracal.ids import new_id
 from caracal.key_sets import JwksCache
 from caracal.mandate import SigningKey
+from caracal.services.coordinator.app import create_app
+from caracal.services.proxy_headers import behind_proxy
 from tests.backbone import eventually
 from tests.coordinator.running import OPERATOR, Crew, Ship, ship
 from tests.coordinator.test_agents import refusal
 from tests.coordinator.test_services import registered
 from tests.making import in_zone
-from tests.sts.world import ISSUER, new_world
+from tests.sts.world import ISSUER, new_world, serving
 
 ROUTES = (
     ("POST", "/agents"),
@@ -329,6 +331,20 @@ async def test_requests_a_minute_of_all_replicas(coordinator: Ship) -> None:
             assert refusal(answer) == (429, "rate_limited")
             assert 1 <= int(answer.headers["retry-after"]) <= 60
             assert (await crew.client.get("/health")).status_code == 200
+
+
+async def test_addresses_of_one_network_count_as_one(coordinator: Ship) -> None:
+    """Who has an address of IPv6 has 2^64 of them."""
+    limits = {"COORDINATOR_RATE_LIMIT_PER_MIN": "3", "VERIFY_RATE_LIMIT_PER_MIN": "2"}
+    async with limited(coordinator, **limits) as running:
+        statuses = []
+        async with serving(behind_proxy(create_app(running.settings))) as url:
+            async with whole_minute(coordinator, "global_rl"):
+                for address in ("2001:db8::1", "2001:db8::2", "2001:db8::3", "2001:db8:0:1::1"):
+                    header = {"X-Forwarded-For": address}
+                    answer = await running.client.post(f"{url}/v1/verify", headers=header)
+                    statuses.append(answer.status_code)
+    assert statuses == [400, 400, 429, 400]
 
 
 async def test_invocations_a_minute_of_a_client(coordinator: Ship) -> None:

@@ -19,10 +19,10 @@ from caracal.services.http import (
     Scope,
     Send,
     bearer_of,
-    client_address,
     is_bearer,
     raw_path,
 )
+from caracal.services.windows import caller_of
 from caracal.settings import Settings
 
 VERIFY = "/v1/verify"
@@ -49,7 +49,7 @@ class Door:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] != VERIFY:  # which counts, and answers, itself
             parts = self._parts()
-            await parts.limits.requests.enter(client_address(scope))
+            await parts.limits.requests.enter(caller_of(scope))
             await _admit(scope, parts)
         await self._app(scope, receive, send)
 
@@ -67,7 +67,7 @@ async def _admit(scope: Scope, parts: Coordinator) -> None:
         _check_place(scope, zone_id, caller)
     scope["state"]["caller"] = caller
     if match is None and scope["path"].startswith("/v1/"):
-        await parts.limits.facade.enter(client_address(scope))
+        await parts.limits.facade.enter(caller_of(scope))
     elif scope["method"] != "GET" and _INVOCATIONS.fullmatch(rest):
         await parts.limits.invocations.enter(f"{caller.zone_id}:{caller.client_id}")
     if match and match["alias"]:

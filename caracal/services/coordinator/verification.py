@@ -24,7 +24,8 @@ from caracal.services.coordinator.call import Coordinator
 from caracal.services.coordinator.view import CoordinatorView
 from caracal.services.coordinator.walk import is_active
 from caracal.services.coordinator.zone_facts import ZoneFacts
-from caracal.services.http import as_caracal_error, client_address, error_headers
+from caracal.services.http import as_caracal_error, error_headers
+from caracal.services.windows import caller_of
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ class Wanted:
 async def verify(request: Request) -> Response:
     """Verify a mandate; the answer does not tell what is wrong with one."""
     parts: Coordinator = request.app.state.coordinator
-    address = client_address(request.scope)
+    address = caller_of(request.scope)
     try:
         await parts.limits.requests.enter(address)
         await parts.limits.verify.enter(address)

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from caracal import clock
 from caracal.errors import Unauthenticated
 from caracal.services import gateway_signature
-from caracal.services.http import Scope, client_address
+from caracal.services.http import Scope
 from caracal.services.sts.refusals import bad_gateway_signature
 from caracal.services.sts.token_request import TokenRequest
-from caracal.services.windows import network_of
+from caracal.services.windows import caller_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Call:
     @property
     def address(self) -> str:
         """Return what the client's address counts as where failures are limited."""
-        return network_of(client_address(self.scope))
+        return caller_of(self.scope)
 
     @property
     def proofs(self) -> list[bytes]:

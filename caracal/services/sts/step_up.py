@@ -22,14 +22,14 @@ from caracal.events.store.appender import VersionConflict
 from caracal.events.store.log import Log
 from caracal.ids import ID_PATTERN, new_id
 from caracal.projections.waiter import Waiter
-from caracal.services.http import Receive, Scope, Send, client_address, respond
+from caracal.services.http import Receive, Scope, Send, respond
 from caracal.services.sts.call import Call
 from caracal.services.sts.exchange import Exchange, Verdict
 from caracal.services.sts.failure_limit import FailureLimit
 from caracal.services.sts.refusals import InteractionRequired, Refused, challenge_refused, denied
 from caracal.services.sts.subject_token import Principal
 from caracal.services.sts.token_request import TokenRequest
-from caracal.services.windows import Window, network_of
+from caracal.services.windows import Window, caller_of
 
 FAILURES, WINDOW_SECONDS, COOLDOWN_SECONDS = 5, 120.0, 300.0
 _SECRET_BYTES = 32
@@ -136,7 +136,7 @@ class StepUp:
             NotFound: 404 ``resource_not_found``.
             TooMany: 429 ``rate_limited``, the address asks too often.
         """
-        self._asks.enter(network_of(client_address(scope)))
+        self._asks.enter(caller_of(scope))
         challenge = await self._find(scope["path_params"]["challenge_id"])
         if challenge is None:
             raise NotFound("resource_not_found", "there is no such challenge")
