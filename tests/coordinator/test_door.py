@@ -338,12 +338,12 @@ async def test_addresses_of_one_network_count_as_one(coordinator: Ship) -> None:
     limits = {"COORDINATOR_RATE_LIMIT_PER_MIN": "3", "VERIFY_RATE_LIMIT_PER_MIN": "2"}
     async with limited(coordinator, **limits) as running:
         statuses = []
-        async with serving(behind_proxy(create_app(running.settings))) as url:
-            async with whole_minute(coordinator, "global_rl"):
-                for address in ("2001:db8::1", "2001:db8::2", "2001:db8::3", "2001:db8:0:1::1"):
-                    header = {"X-Forwarded-For": address}
-                    answer = await running.client.post(f"{url}/v1/verify", headers=header)
-                    statuses.append(answer.status_code)
+        proxied = serving(behind_proxy(create_app(running.settings)))
+        async with proxied as url, whole_minute(coordinator, "global_rl"):
+            for address in ("2001:db8::1", "2001:db8::2", "2001:db8::3", "2001:db8:0:1::1"):
+                header = {"X-Forwarded-For": address}
+                answer = await running.client.post(f"{url}/v1/verify", headers=header)
+                statuses.append(answer.status_code)
     assert statuses == [400, 400, 429, 400]
 
 
