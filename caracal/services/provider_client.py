@@ -49,6 +49,7 @@ class Client:
         method: one of :data:`METHODS` (RFC 7591, section 2).
         key_id: ``kid`` of assertions, where the provider wants one.
         audience: whom assertions are for; empty: the token endpoint.
+        revocation_url: of the revocation endpoint, if there is one that may be called.
     """
 
     url: URL
@@ -57,6 +58,7 @@ class Client:
     method: str
     key_id: str = ""
     audience: str = ""
+    revocation_url: URL | None = None
 
     def request(self, form: Mapping[str, str]) -> tuple[bytes, dict[str, str]]:
         """Return body and headers of a request with these fields.
@@ -131,7 +133,14 @@ def client_of(provider: Mapping[str, Any], secrets: Mapping[str, Any]) -> Client
     secret = secrets.get(name) or ""
     if not isinstance(secret, str) or (name and not secret):
         raise NoCredential(NOT_PROVISIONED, f"the provider has no {name}")
-    return Client(_token_endpoint(config), client_id, secret, method, *_assertion_members(config))
+    return Client(
+        _token_endpoint(config),
+        client_id,
+        secret,
+        method,
+        *_assertion_members(config),
+        _revocation_endpoint(config),
+    )
 
 
 def endpoint_of(config: Mapping[str, Any], name: str) -> URL | None:
@@ -171,6 +180,13 @@ def _token_endpoint(config: Mapping[str, Any]) -> URL:
     if found is None:
         raise NoCredential(NOT_PROVISIONED, "no token_endpoint")
     return found
+
+
+def _revocation_endpoint(config: Mapping[str, Any]) -> URL | None:
+    try:
+        return endpoint_of(config, "revocation_endpoint")
+    except NoCredential:  # no reason to get no tokens
+        return None
 
 
 def _default(secrets: Mapping[str, Any]) -> str:

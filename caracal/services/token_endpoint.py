@@ -7,6 +7,7 @@ addresses only, never followed elsewhere, and of the answer only what can be a t
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -28,6 +29,7 @@ from caracal.services.provider_kind import REFRESH_FAILED, NoCredential
 from caracal.services.upstream_guard import UpstreamGuard, public_only
 from caracal.settings import Settings
 
+logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 CALL_SECONDS = 5.0
 MAX_BYTES = 64 * 1024
@@ -60,6 +62,12 @@ class Issued:
     access_token: str = field(repr=False)
     refresh_token: str | None = field(repr=False)
     seconds: int | None
+
+    @property
+    def by_kind(self) -> dict[str, str]:
+        """Return the tokens by their kind (RFC 7009, section 2.1), the refresh token first."""
+        tokens = {"refresh_token": self.refresh_token, "access_token": self.access_token}
+        return {kind: token for kind, token in tokens.items() if token}
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +142,18 @@ class TokenEndpoint:
             NoCredential: whether it has, is not known.
         """
         await self._sent(client, url, {"token": token, "token_type_hint": kind}, _read_revoked)
+
+    async def end(self, client: Client, url: URL, tokens: Mapping[str, str]) -> bool:
+        """Tell the provider to end tokens, by their kind; return whether it has ended them all."""
+        return all([await self._ended(client, url, kind, tokens[kind]) for kind in tokens])
+
+    async def _ended(self, client: Client, url: URL, kind: str, token: str) -> bool:
+        try:
+            await self.revoke(client, url, token, kind)
+        except NoCredential as failure:
+            logger.warning("a provider's %s is not revoked: %s", kind, failure.reason)
+            return False
+        return True
 
     async def _sent(
         self,

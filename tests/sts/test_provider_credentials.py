@@ -370,6 +370,7 @@ async def test_a_grant_revoked_while_refreshing_gives_nothing(
     world: World, server: OAuthServer
 ) -> None:
     made, grant = await of_user(world, server, seconds=-1)
+    await made.change(config=config(server, revocation_endpoint=f"{server.issuer}/revoke"))
     server.gate = asyncio.Event()
     asking = asyncio.create_task(ask(world, made))
     await eventually(lambda: called(server), what="the refresh")
@@ -378,6 +379,8 @@ async def test_a_grant_revoked_while_refreshing_gives_nothing(
     answer = await asking
     assert await status(world, answer) == NO_GRANT
     assert MARK not in answer.text
+    kinds = [call["token_type_hint"] for call in server.revoked]  # what nobody knows any more
+    assert kinds == ["refresh_token", "access_token"]
 
 
 async def test_a_provider_changed_while_refreshing_is_asked_about_again(

@@ -212,7 +212,7 @@ async def _connect(taken: _Taken, state: str, code: str) -> None:
         await _decide(taken, lambda grant: grant.connect(state, credential))
     except CaracalError:
         # Revoked or asked anew meanwhile: nobody knows these tokens, so nobody else ends them.
-        await tell(taken.call, taken.provider, _tokens(issued))
+        await tell(taken.call, taken.provider, issued.by_kind)
         raise
 
 
@@ -227,11 +227,6 @@ async def _issued(taken: _Taken, code: str) -> Issued:
         "code_verifier": taken.verifier,
     }
     return await call.api.endpoint.ask_once(await client_at(call, provider), form)
-
-
-def _tokens(issued: Issued) -> dict[str, str]:
-    tokens = {"refresh_token": issued.refresh_token, "access_token": issued.access_token}
-    return {kind: token for kind, token in tokens.items() if token}
 
 
 async def _decide(taken: _Taken, decide: Callable[[Grant], None]) -> None:

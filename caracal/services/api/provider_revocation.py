@@ -5,14 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from yarl import URL
-
 from caracal.events.grant import Grant
 from caracal.events.provider import Provider
 from caracal.events.store.vault import Unreadable
 from caracal.services.api.call import Call
 from caracal.services.api.provider_consent import client_at, live_provider
-from caracal.services.provider_client import Client, endpoint_of
+from caracal.services.provider_client import endpoint_of
 from caracal.services.provider_kind import NoCredential
 
 logger = logging.getLogger(__name__)
@@ -52,14 +50,4 @@ async def tell(call: Call, provider: Provider, tokens: Tokens) -> bool | None:
     except NoCredential as failure:
         logger.warning("provider %s: not revoked: %s", provider.aggregate_id, failure.reason)
         return False
-    ended = [await _ended(call, client, url, kind, token) for kind, token in tokens.items()]
-    return all(ended)
-
-
-async def _ended(call: Call, client: Client, url: URL, kind: str, token: str) -> bool:
-    try:
-        await call.api.endpoint.revoke(client, url, token, kind)
-    except NoCredential as failure:
-        logger.warning("a provider's %s is not revoked: %s", kind, failure.reason)
-        return False
-    return True
+    return await call.api.endpoint.end(client, url, tokens)

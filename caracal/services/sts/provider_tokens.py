@@ -114,13 +114,23 @@ class UserTokens:
         except (Unreadable, UnicodeDecodeError):
             raise NoCredential(REFRESH_FAILED, "the refresh token cannot be opened") from None
         form = {"grant_type": "refresh_token", "refresh_token": kept}
+        ours = await client()
         try:
-            issued = await self.asking(provider_id, await client(), form)
+            issued = await self.asking(provider_id, ours, form)
         except Failed as failure:
             return await self._failed(grant, failure)
+        return await self._issued(ours, grant, issued)
+
+    async def _issued(self, ours: Client, grant: Row, issued: Issued) -> Token:
         token = self.lives.token(issued)
         credential = sealed(self.secrets.vault, issued, token.expires_at)
-        peers = await self._saved(grant, lambda found: _refresh(found, grant, credential))
+        try:
+            peers = await self._saved(grant, lambda found: _refresh(found, grant, credential))
+        except NoCredential as lost:
+            # Revoked meanwhile: nobody knows these tokens, so nobody else ends them.
+            if lost.status == GRANT_REQUIRED and ours.revocation_url is not None:
+                await self.asking.endpoint.end(ours, ours.revocation_url, issued.by_kind)
+            raise
         return token if peers is None else peers
 
     async def _failed(self, grant: Row, failure: Failed) -> Token:
