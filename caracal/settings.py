@@ -314,9 +314,9 @@ def _required(settings: Settings) -> None:
     names = [name for name in always if settings.is_runtime or name != "facts_hmac_key"]
     if settings.is_runtime:
         names += _REQUIRED_IN_RUNTIME[settings.service]
-    for name in names:
-        if not getattr(settings, name):
-            raise ValueError(f"{name.upper()} is required")
+    missing = [name.upper() for name in names if not getattr(settings, name)]
+    if missing:
+        raise ValueError("; ".join(f"{name} is required" for name in missing))
 
 
 def _key_rings(settings: Settings) -> None:

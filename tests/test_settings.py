@@ -113,8 +113,15 @@ def test_missing_refused_in_runtime_mode_only(
     load_settings(service, DEV | {name: ""})
 
 
+def test_all_that_is_missing_is_said_at_once() -> None:
+    missing = {"REDIS_URL": "", "ZONE_KEK": "", "AUDIT_HMAC_KEY": ""}
+    line = "REDIS_URL is required; ZONE_KEK is required; AUDIT_HMAC_KEY is required"
+    assert refusal("api", RUNTIME | missing) == line
+
+
 def test_gateway_needs_tls_in_runtime_mode(tls: dict[str, str]) -> None:
-    assert refusal("gateway", RUNTIME) == "TLS_CERT_FILE is required"
+    missing = "TLS_CERT_FILE is required; TLS_KEY_FILE is required"
+    assert refusal("gateway", RUNTIME) == missing
     del tls["TLS_KEY_FILE"]
     assert refusal("gateway", DEV | tls) == "TLS_CERT_FILE and TLS_KEY_FILE go together"
 

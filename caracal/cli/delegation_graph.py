@@ -207,6 +207,14 @@ def agents_of(edges: Iterable[Row]) -> dict[str, str]:
     return {edge[end]: edge[_APPLICATION[end]] for edge in edges for end in (SOURCE, TARGET)}
 
 
+def _around(cli: Cli, graph: DelegationGraph, agent: str) -> DelegationGraph:
+    """Return what is around an agent; where that is nothing, it may be that there is no agent."""
+    part = graph.through(agent)
+    if not part.edges.rows:
+        cli.client.agents.get(cli.zone_id, agent)
+    return part
+
+
 def show_graph(
     cli: Cli,
     agent: str | None,
@@ -218,9 +226,12 @@ def show_graph(
 
     Args:
         written: writes the graph in another language.
+
+    Raises:
+        AdminApiError: 404 ``agent_not_found``, there is no such ``agent``.
     """
     graph = DelegationGraph.read(cli, ended_too)
-    graph = graph if agent is None else graph.through(agent)
+    graph = graph if agent is None else _around(cli, graph, agent)
     part = graph.part(limit if cli.as_json or written else limit or DRAWN)
     if cli.as_json:
         cli.out.document(graph.document(part))

@@ -47,6 +47,7 @@ _HINTS = {
     "return_to_not_allowed": "`caracal provider patch` sets allowed_return_urls",
     "authorization_issuer_mismatch": "is the provider's `issuer` what it calls itself?",
     "no_fields": "name at least one member to change",
+    "invalid_token": "CARACAL_COORDINATOR_TOKEN is not this Coordinator's",
     "operator_token_required": "set CARACAL_COORDINATOR_TOKEN",
     "coordinator_url_not_configured": "set CARACAL_COORDINATOR_URL, or --coordinator-url",
     "coordinator_token_not_configured": "set CARACAL_COORDINATOR_TOKEN",

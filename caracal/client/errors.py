@@ -51,6 +51,8 @@ class AdminApiError(CaracalError):
         self.body = body
         self.request_id = request_id
         self.position = position
+        if description:  # what ``str()`` may not say stands below it in a traceback
+            self.add_note(description + (f" (request {request_id})" if request_id else ""))
 
     def __str__(self) -> str:
         return f"{self.code} (HTTP {self.status})"

@@ -22,6 +22,8 @@ _MAX_REASON = 256
 _MAX_TEXT = 1024
 _BROAD_REASON = "resource_null_delegation"
 
+_Check = tuple[Callable[[Any], bool], str]  # what holds of a value, and how to say so
+
 
 @dataclass(frozen=True, slots=True)
 class Constraints:
@@ -54,9 +56,10 @@ def normalised(given: Mapping[str, Any]) -> dict[str, Any]:
     """
     for key, value in given.items():
         if (check := _CHECKS.get(key)) is None:
-            raise not_understood(f"there is no constraint {key[:64]!r}")
-        if value is not None and not check(value):
-            raise BadInput(f"invalid_{key}", f"the constraint {key} has a wrong value")
+            raise not_understood(f"there is no constraint {key[:64]!r}, but {', '.join(_CHECKS)}")
+        holds, rule = check
+        if value is not None and not holds(value):
+            raise BadInput(f"invalid_{key}", f"the constraint {key} must be {rule}")
     known = {key: value for key, value in given.items() if value is not None}
     depth, hops = known.pop("max_depth", None), known.get("max_hops")
     if depth is not None and hops not in (None, depth):
@@ -79,7 +82,7 @@ def read(stored: Mapping[str, Any]) -> Constraints:
     if isinstance(stored.get("budget"), list):
         scopes = tuple(stored.pop("budget"))
         if not _texts(scopes):
-            raise BadInput("invalid_budget", "the constraint budget has a wrong value")
+            raise BadInput("invalid_budget", f"the constraint budget must be {_LIST}")
     known = normalised(stored)
     expires_at, actions = known.get("expires_at"), known.get("actions")
     return Constraints(
@@ -115,7 +118,7 @@ def check_narrowing(child: Authority, parent: Authority) -> None:
     """
     for member, holds in _NARROWER.items():
         if not holds(child, parent):
-            said = f"the delegation's {member} goes beyond what the source itself was given"
+            said = f"the delegation goes beyond what the source itself was given: {member}"
             raise Forbidden("delegation_exceeds_parent_authority", said, detail=member)
 
 
@@ -154,8 +157,8 @@ _NARROWER: Mapping[str, Callable[[Authority, Authority], bool]] = {
 }
 
 
-def _whole(low: int, high: int) -> Callable[[Any], bool]:
-    return lambda value: type(value) is int and low <= value <= high
+def _whole(low: int, high: int) -> _Check:
+    return lambda value: type(value) is int and low <= value <= high, f"a number {low}-{high}"
 
 
 def _texts(value: Any) -> bool:
@@ -188,14 +191,15 @@ def _moment(value: Any) -> bool:
     return True
 
 
-_CHECKS: Mapping[str, Callable[[Any], bool]] = {
-    "resources": _texts,
-    "actions": _texts,
+_LIST = f"a list of at most {_MAX_ITEMS} texts"
+_CHECKS: Mapping[str, _Check] = {
+    "resources": (_texts, _LIST),
+    "actions": (_texts, _LIST),
     "max_hops": _whole(1, MAX_HOPS),
     "max_depth": _whole(1, MAX_HOPS),
     "ttl_seconds": _whole(1, MAX_TTL_SECONDS),
     "budget": _whole(1, _MAX_BUDGET),
-    "policy_approved": lambda value: isinstance(value, bool),
-    "expires_at": _moment,
-    "broad_reason": lambda value: _text(value, _MAX_REASON),
+    "policy_approved": (lambda value: isinstance(value, bool), "true or false"),
+    "expires_at": (_moment, "an RFC 3339 time with an offset"),
+    "broad_reason": (lambda value: _text(value, _MAX_REASON), f"a text of 1-{_MAX_REASON}"),
 }

@@ -63,6 +63,10 @@ def _on_object(body: Node) -> Iterator[tuple[str, Node]]:
             yield "result_without_evaluation_status", span
         if _is_other(value, {_ALLOW, _DENY}):
             yield "decision_neither_allow_nor_deny", span
+    if "diagnostics" in members:
+        span, value = members["diagnostics"]
+        if kind(value)[0] == "Object" or _is_other(value, frozenset()):
+            yield "diagnostics_not_a_list", span
     if "step_up_required" in members:
         span, value = members["step_up_required"]
         if _is_other(value, STEP_UP_TYPES):

@@ -70,6 +70,8 @@ async def test_agents_are_listed_shown_stopped_and_ended(crew: Crew, aboard: Car
         ("agent suspend {}", "agent_not_found"),
         ("agent terminate 0123abcd", "agent_not_found"),
         ("agent list --status asleep", "invalid_query"),
+        ("delegation graph --agent {}", "agent_not_found"),
+        ("delegation graph --agent {} --all --dot", "agent_not_found"),
         ("delegation revoke {}", "delegation_not_found"),
         ("delegation impact {}", "delegation_not_found"),
     ],
@@ -82,6 +84,7 @@ async def test_refusals(aboard: Caracal, command: str, code: str) -> None:
 async def test_another_token_opens_nothing(crew: Crew, aboard: Caracal) -> None:
     line = await aboard.arefused("agent", "tree", "--coordinator-token", "another")
     assert line.startswith("invalid_token: ")
+    assert line.endswith("CARACAL_COORDINATOR_TOKEN is not this Coordinator's")
 
 
 # --- the tree ----------------------------------------------------------------------------------
@@ -233,7 +236,7 @@ async def test_the_graph_around_one_agent(crew: Crew, aboard: Caracal) -> None:
     assert await around(c) == [first["id"], second["id"]]
     assert await around(short(b)) == ids([first, second, third])
     assert await around(alone["source_session_id"]) == [alone["id"]]
-    assert await around(unknown()) == []
+    assert await around((await crew.spawn())["id"]) == []
     shown = (await aboard.arun("delegation", "graph", "--agent", d)).stdout
     assert short(third["id"]) in shown
     assert short(second["id"]) not in shown

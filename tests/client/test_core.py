@@ -227,6 +227,13 @@ def test_code_and_body_of_a_refusal(reason: str, body: bytes, code: str, parsed:
         assert error.body == parsed
 
 
+def test_a_traceback_says_what_the_server_said() -> None:
+    body = b'{"error":"access_denied","error_description":"policy denied"}'
+    _, error = feed(core().answer(ZONES), [Answer(403, "Bad", {"x-request-id": "r1"}, body)])
+    assert str(error) == "access_denied (HTTP 403)"
+    assert error.__notes__ == ["policy denied (request r1)"]
+
+
 UNUSABLE = [b"", b"<html>", b"{", b"NaN", b"\xff", b'"x"', b"7", b"null", b"{} x"]
 
 

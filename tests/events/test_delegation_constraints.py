@@ -60,6 +60,25 @@ def test_bad_values(given: dict[str, Any], code: str) -> None:
         normalised(given)
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"max_hops": 0}, "the constraint max_hops must be a number 1-10"),
+        ({"resources": "r"}, "the constraint resources must be a list of at most 64 texts"),
+        ({"policy_approved": 1}, "the constraint policy_approved must be true or false"),
+        (
+            {"expires_at": "soon"},
+            "the constraint expires_at must be an RFC 3339 time with an offset",
+        ),
+        ({"hops": 1}, "there is no constraint 'hops', but resources, actions, max_hops, "),
+    ],
+)
+def test_a_bad_value_is_told_the_rule(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadInput) as refused:
+        normalised(given)
+    assert (refused.value.description or "").startswith(said)
+
+
 def test_a_broad_edge_says_so() -> None:
     broad = {"policy_approved": True, "broad_reason": "resource_null_delegation"}
     assert broadened({}) == broad

@@ -39,6 +39,16 @@ SCOPED = f'result := {ALLOW} if "read" in input.context.requested_scopes\n'
             DEFAULT + SCOPED + 'other := {"step_up_required": true} if input.x',
             ["step_up_without_type:5:12"],
         ),
+        (
+            DEFAULT + SCOPED + 'other := {"diagnostics": {"step_up_required": "mfa"}} if input.x',
+            ["diagnostics_not_a_list:5:12"],
+        ),
+        (
+            DEFAULT + SCOPED + 'other := {"diagnostics": "x"} if input.x',
+            ["diagnostics_not_a_list:5:12"],
+        ),
+        (DEFAULT + SCOPED + 'other := {"diagnostics": [{"a": 1}]} if input.x', []),
+        (DEFAULT + SCOPED + 'other := {"diagnostics": input.y} if input.x', []),
         (DEFAULT + SCOPED + 'other := {input.k: 1, {"a": 2}.a: 1}', []),
         (DEFAULT + SCOPED + 'other := {"step_up_required": "mfa"} if input.x', []),
         (DEFAULT + SCOPED + 'other := {"step_up_required": input.kind} if input.x', []),
