@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -268,3 +269,44 @@ def test_frozen_and_silent_about_secrets() -> None:
     shown = f"{settings!r} {settings}"
     for secret in ("pass-of-db", "pass-of-redis", "token-of-audit", repr(b"\xaa" * 32)[2:-1]):
         assert secret not in shown
+
+
+GUIDE = Path(__file__).parents[1] / "docs/settings.md"
+OWN = {"HOST", "PORT"}  # their defaults are the service's or the mode's
+
+
+def test_the_guide_names_every_setting_and_its_default() -> None:
+    rows = re.findall(r"^\| `([A-Z0-9_]+)` \| (?:`([^`]*)` )?\|", GUIDE.read_text(), re.MULTILINE)
+    fields = {name.upper(): field for name, field in Settings.model_fields.items()}
+    del fields["SERVICE"]
+    assert sorted(name for name, _ in rows) == sorted(fields)
+    told = {name: said for name, said in rows if name not in OWN}
+    assert told == {name: _said(fields[name].default) for name in told}
+
+
+def _said(default: object) -> str:
+    if isinstance(default, bool):
+        return str(default).lower()
+    if isinstance(default, float):
+        return f"{default:g}s"
+    return str(default) if isinstance(default, int | str) else ""
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_starts_with_what_the_guide_gives_it(service: Service) -> None:
+    """The table of docs/production.md is enough, and nothing of it may be left out."""
+    given = RUNTIME | {"TLS_CERT_FILE": __file__, "TLS_KEY_FILE": __file__}
+    needed = _given_to(service)
+    assert load_settings(service, {name: given[name] for name in needed}).is_runtime
+    for name in needed:
+        less = {other: given[other] for other in needed if other != name}
+        assert refusal(service, less) == f"{name} is required"
+
+
+def _given_to(service: Service) -> list[str]:
+    lines = (GUIDE.parent / "production.md").read_text().splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if "|" in line]
+    (head,) = [row for row in rows if row[0] == "Variable"]
+    at = head.index(service)
+    marked = [row for row in rows if row[at:] and row[at] == "x"]
+    return [name for row in marked for name in re.findall("`([A-Z_]{5,})`", row[0])]
