@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from textwrap import wrap
 
 from rich.console import Console
 
 Say = Callable[[str], None]
 
 _INDENT = " " * 38
+_LEAST = 30  # columns, for what is said, on whatever terminal
 
 
 class StepFailed(Exception):
@@ -53,7 +56,16 @@ class Screen:
         self._console.print(f"{self._steps:>4}  ", style="dim", end="")
         self._console.print(f"{name:<20}", style="bold", end="")
         self._console.print(f"{took:>10}  ", style="cyan", end="")
-        self._console.print(f"\n{_INDENT}".join(said))
+        self._console.print(f"\n{_INDENT}".join(self._fitting(said)))
+
+    def _fitting(self, said: list[str]) -> list[str]:
+        """Return the lines, on a terminal none longer than there is room beside the times."""
+        lines = "\n".join(said).split("\n")
+        if not self._console.is_terminal:
+            return lines
+        room = max(self._console.width - len(_INDENT), _LEAST)
+        cut = partial(wrap, width=room, break_long_words=False, break_on_hyphens=False)
+        return [part for line in lines for part in cut(line) or [""]]
 
 
 def milliseconds(since: float, until: float | None = None) -> str:

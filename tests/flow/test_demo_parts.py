@@ -183,3 +183,21 @@ def test_a_step_says_what_it_did_or_why_not(capsys: pytest.CaptureFixture[str]) 
     assert re.fullmatch(r" +1  one +\d+\.\d ms  first", first)
     assert second.lstrip() == "second"
     assert second.index("second") == first.index("first")
+
+
+@pytest.mark.parametrize(("terminal", "longest"), [(True, 80), (False, 38 + 71)])
+def test_what_is_said_fits_the_terminal(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    terminal: bool,
+    longest: int,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("FORCE_COLOR" if terminal else "NO_COLOR", "1")
+    said = "403  annotate: access_denied: requested scopes exceed delegation scopes"
+    with Screen().step("one") as say:
+        say(said)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    assert max(map(len, lines)) <= longest
+    assert (len(lines) > 1) is terminal
+    assert " ".join(line[38:] for line in lines) == said
