@@ -21,7 +21,7 @@ _HINTS = {
     "admin_token_zone_mismatch": "name the zone of this token, by its id, with --zone",
     "admin_token_capability": "use a token of capability write",
     "admin_token_management_requires_global": "use a token of scope global",
-    "rate_limited": "wait a minute, or raise API_V1_RATE_LIMIT_PER_MIN",
+    "rate_limited": "wait a minute, or raise API_V1_RATE_LIMIT_PER_MIN (agents: COORDINATOR_…)",
     "zone_not_found": "`caracal zone list` shows the zones",
     "application_not_found": "`caracal app list` shows the applications",
     "resource_not_found": "`caracal resource list` shows the resources",
