@@ -141,7 +141,8 @@ def check_pictures(out: str) -> None:
         assert max(map(len, lines)) <= 80
         names = [line.partition("Newsroom/")[2].split()[0].strip(":") for line in lines
                  if "Newsroom/" in line]  # fmt: skip
-        assert names == ["desk", "lead", "reader", "scribe"]
+        assert names[:2] == ["desk", "lead"]
+        assert sorted(names[2:]) == ["reader", "scribe"]  # made at once: either may be the first
     assert after.count("dead: delegation_revoked") == 3
     assert ended.count("revoked ") == 3
 
