@@ -15,6 +15,7 @@ import redis
 from caracal.embedded import EmbeddedServers, engines
 from caracal.embedded.process import await_ready, own_account
 from caracal.events.topics import AUDIT, HEARTBEAT, all_names
+from tests.backbone import eventually
 from tests.flow.conftest import Making
 from tests.flow.product import Product
 from tests.flow.tenant import Tenant, new_tenant
@@ -156,6 +157,19 @@ def test_who_may_do_what(product: Product, allowed: bool, table: list[tuple[str,
             if (server.acl_dryrun(f"caracal-{user}", *command.split()) == "OK") is not allowed
         ]
     assert wrong == []
+
+
+async def test_a_forged_entry_degrades_the_worker(product: Product) -> None:
+    """Somebody has a key of the wrong ring, or the user of a writer: it is set aside, and told."""
+    assert (await product.readiness("worker"))[1]["degraded"] is False
+    with redis.Redis.from_url(product.servers.redis_url) as server:
+        server.xadd(FACTS[0], {"event": "zone.archived", "_sig": "forged"})
+
+    async def told() -> bool:
+        status, body = await product.readiness("worker")
+        return status == 200 and body["degraded"] is True and body["dead_letters"] != 0
+
+    await eventually(told)
 
 
 def test_a_server_starts_with_the_file(tmp_path: Path) -> None:
