@@ -56,6 +56,12 @@ OF_OPERATOR = {
 }
 
 
+async def test_the_document_is_open_and_nothing_beside_it(crew: Crew) -> None:
+    answer = await crew.client.get("/openapi.json")
+    assert (answer.status_code, answer.json()["info"]["title"]) == (200, "Caracal Coordinator")
+    assert (await crew.client.get("/openapi.json/")).status_code == 401
+
+
 async def with_token(crew: Crew, token: str, path: str = "/agents") -> tuple[int, str]:
     answer = await crew.call("GET", path, token=token)
     assert answer.headers.get("www-authenticate") == (

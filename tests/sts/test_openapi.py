@@ -38,3 +38,9 @@ async def test_they_are_there(world: World, path: str, method: str) -> None:
     other = await send("POST" if method == "get" else "GET")
     assert (other.status_code, other.json()["error"]) == (405, "method_not_allowed")
     assert other.headers["allow"] == ("GET, HEAD" if method == "get" else "POST")
+
+
+async def test_anyone_gets_it(world: World) -> None:
+    answer = await world.http.get(f"{world.url}/openapi.json")
+    assert (answer.status_code, answer.json()) == (200, document())
+    assert answer.headers["x-content-type-options"] == "nosniff"

@@ -38,6 +38,7 @@ from caracal.services.documented import ERROR, Document, clean, operation_id
 from caracal.services.health import Health
 from caracal.services.http import App, Edge
 from caracal.services.jwks import jwks_fetcher
+from caracal.services.published import Published
 from caracal.services.refused_requests import Actor, Recorded, recording
 from caracal.services.traced import FASTAPI_OFF, Traced, exporting
 from caracal.settings import Settings
@@ -92,7 +93,7 @@ def create_app(settings: Settings) -> App:
 
     app = routes(lifespan)
     edge = Edge(
-        Door(MinPosition(app, reached), parts),
+        Published(Door(MinPosition(app, reached), parts), document),
         body_limit=BODY_LIMIT,
         body_seconds=settings.request_timeout_ms / 1000,
     )

@@ -24,6 +24,7 @@ from caracal.projections.waiter import Waiter
 from caracal.services.connections import Pool, pool, rings
 from caracal.services.health import Health
 from caracal.services.http import App, Edge
+from caracal.services.published import Published
 from caracal.services.sts.admission import Admission, Traversals
 from caracal.services.sts.client_assertion import ClientAssertions
 from caracal.services.sts.client_authentication import ClientAuthentication
@@ -37,6 +38,7 @@ from caracal.services.sts.introspection import Introspection
 from caracal.services.sts.issued_token import IssuedTokens
 from caracal.services.sts.jwks import Jwks
 from caracal.services.sts.lone_applications import LoneApplications
+from caracal.services.sts.openapi import document
 from caracal.services.sts.opened_secrets import OpenedSecrets
 from caracal.services.sts.policies import Policies
 from caracal.services.sts.policy_reports import PolicyReports
@@ -75,7 +77,7 @@ def create_app(settings: Settings) -> App:
             routes.table = await _start(settings, view, health, stack)
             yield
 
-    edge = Edge(routes, body_limit=MAX_BODY)
+    edge = Edge(Published(routes, document), body_limit=MAX_BODY)
     return Traced(health.around(edge, lifespan=Starlette(lifespan=lifespan)))
 
 

@@ -1,7 +1,6 @@
 """The OpenAPI document of the STS: what its raw handlers take and answer.
 
-Made of what they are made of: the fields of a token request, its limits, the error body. It is for
-people, clients and the tests; the service does not send it.
+Made of what they are made of: the fields of a token request, its limits, the error body.
 """
 
 from __future__ import annotations
