@@ -46,9 +46,9 @@ class World:
         """Return a mandate of one call for an ambient token."""
         return self._token(_subject(token))
 
-    def exchange(self, token: str) -> str:
+    def exchange(self, token: str, **also: str) -> str:
         """Return the request that exchanges an ambient token for a mandate of one call."""
-        return self._asking(_subject(token))
+        return self._asking(_subject(token) | also)
 
     def governed(self, token: str) -> str:
         """Return a call of the resource through the Gateway."""
@@ -92,13 +92,13 @@ class World:
             )
 
     def _token(self, also: Mapping[str, str]) -> str:
-        form = self._credentials() | also
+        form = {**self._credentials(), **also}
         answer = httpx.post(f"{self.urls['sts_url']}/oauth/2/token", data=form, timeout=10)
         return str(_checked(answer)["access_token"])
 
     def _asking(self, also: Mapping[str, str]) -> str:
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
-        form = urlencode(self._credentials() | also)
+        form = urlencode({**self._credentials(), **also})
         return self._text("sts", "POST", "/oauth/2/token", headers, form)
 
     def _credentials(self) -> dict[str, str]:

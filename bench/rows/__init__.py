@@ -18,6 +18,7 @@ from bench.rows import (
     pages,
     policy,
     revocation,
+    stall,
     start,
     zone,
 )
@@ -51,4 +52,5 @@ ROWS: Mapping[str, Measure] = {
     "cascade-graph": cascade.of_graph,
     "revoke": revocation.by_api,
     "revoke-relay-dead": revocation.relay_dead,
+    "policy-stall": stall.apart,
 }

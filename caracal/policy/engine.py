@@ -163,6 +163,7 @@ def _compiled(bundle: Bundle) -> Any:
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # noqa: BLE001 - a panic of the engine is no Exception
+        del engine  # now, on its own thread: a traceback keeps it until some thread collects it
         raise PolicyCompileError(_line(error)) from None
     return engine
 

@@ -255,6 +255,16 @@ def test_a_bundle_that_does_not_compile(contents: tuple[str, ...]) -> None:
     assert len(engines) == 0
 
 
+def test_what_does_not_compile_is_dropped_on_its_own_thread() -> None:
+    """Whoever keeps the error, and with it the frames of its traceback, keeps no engine."""
+    with pytest.raises(PolicyCompileError) as error:
+        PolicyEngines(1 << 20).load(bundle(f"{HEAD}result := !"))
+    frames = [found.frame for found in error.traceback]
+    kept = [value for frame in frames for value in frame.f_locals.values()]
+    assert not any(type(value).__module__.startswith("regorus") for value in kept)
+    assert "engine" not in frames[-1].f_locals
+
+
 def test_two_modules_of_one_name_do_not_compile() -> None:
     twice = Bundle("x", (("a", f"{HEAD}result := 1"), ("a", f"{HEAD}other := 1")))
     with pytest.raises(PolicyCompileError):
