@@ -51,7 +51,12 @@ class Connection(asyncio.Protocol):
     async def asked(self, raw: bytes) -> tuple[int, bytes]:
         """Send a request and wait for status and body."""
         answer: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
-        self.ask(raw, lambda status, body: answer.set_result((status, body)))
+
+        def done(status: int, body: bytes) -> None:
+            if not answer.done():  # else nobody waits any more
+                answer.set_result((status, body))
+
+        self.ask(raw, done)
         return await answer
 
     def close(self) -> None:

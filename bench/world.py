@@ -138,7 +138,7 @@ def make_world(urls: Mapping[str, str], upstream_port: int) -> World:
             api,
             f"{zone}/resources",
             identifier=RESOURCE,
-            scopes=["read", "write", "agent:lifecycle"],
+            scopes=["read", "write", "rare", "agent:lifecycle"],
             upstream_url=f"http://127.0.0.1:{upstream_port}",
             rate_limit=_UNLIMITED,
         )

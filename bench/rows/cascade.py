@@ -23,8 +23,8 @@ from caracal.tasks import cancelled
 _DEEPEST = 20  # of the mandates; the others are from anywhere
 _LOOK_SECONDS = 0.01
 _LIVING = (
-    "SELECT (SELECT count(*) FROM agents WHERE zone_id = %s AND id = ANY(%s) AND ended_at IS NULL)"
-    " + (SELECT count(*) FROM delegations WHERE zone_id = %s AND ended_at IS NULL)"
+    "SELECT (SELECT count(*) FROM agents WHERE id = ANY(%s) AND ended_at IS NULL)"
+    " + (SELECT count(*) FROM delegations WHERE id = ANY(%s) AND ended_at IS NULL)"
 )
 
 
@@ -173,12 +173,12 @@ async def _refused(setting: Setting, calls: Sequence[bytes]) -> tuple[list[float
 
 async def _complete(setting: Setting, things: Grown) -> float:
     """Wait until every row has ended; the first look comes after the answer, which waits, too."""
-    zone_id = setting.world.zone_id
     fallen = [agent.aggregate_id for agent in things.agents[bool(things.edges) :]]
+    edges = [edge.aggregate_id for edge in things.edges]
     url = setting.stack.urls["database_url"]
     async with await AsyncConnection.connect(url, autocommit=True) as connection:
         while True:
-            cursor = await connection.execute(_LIVING, (zone_id, fallen, zone_id))
+            cursor = await connection.execute(_LIVING, (fallen, edges))
             row = await cursor.fetchone()
             if row is not None and row[0] == 0:
                 return time.perf_counter()

@@ -25,7 +25,7 @@ import rego.v1
 default result := {{"decision": "allow", "evaluation_status": "complete"}}
 
 result := {{"decision": "deny", "evaluation_status": "complete"}} if {{
-	"write" in input.context.requested_scopes
+	"rare" in input.context.requested_scopes  # no sample of the check at upload asks for it
 	xs := [{_NUMBERS}]
 	ys := [y | some a in xs; some b in xs; y := a * b]
 	count([1 | some a in ys; some b in ys; some c in xs; a + b + c == 0]) > 0
@@ -36,7 +36,7 @@ result := {{"decision": "deny", "evaluation_status": "complete"}} if {{
 async def apart(setting: Setting) -> Row:
     """Eight callers make one zone stall; one asks for mandates of another."""
     stalling = _stalling(setting)
-    raw = stalling.exchange(stalling.ambient(), scope="write").encode("latin-1")
+    raw = stalling.exchange(stalling.ambient(), scope="rare").encode("latin-1")
     until = time.perf_counter() + _LIMIT_SECONDS
     while not await _is_apart(stalling, raw):
         if time.perf_counter() > until:
