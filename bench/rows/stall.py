@@ -41,11 +41,12 @@ async def apart(setting: Setting) -> Row:
     while not await _is_apart(stalling, raw):
         if time.perf_counter() > until:
             raise RuntimeError("the policy that stalls is not kept apart")
-    alone = await _others(setting)
+    sound = make_world(setting.stack.urls, _NOWHERE)
+    alone = await _others(setting, sound)
     denied: list[int] = []
     storm = [asyncio.create_task(_ask_on(stalling, raw, denied)) for _ in range(_CALLERS)]
     try:
-        beside = await _others(setting)
+        beside = await _others(setting, sound)
     finally:
         await cancelled(*storm)
     return Row(
@@ -93,9 +94,9 @@ async def _ask_on(world: World, raw: bytes, denied: list[int]) -> None:
         denied.append(status)
 
 
-async def _others(setting: Setting) -> list[float]:
+async def _others(setting: Setting, world: World) -> list[float]:
     """Return what calls of a sound zone take, ms, in order."""
-    world, millis = setting.world, list[float]()
+    millis = list[float]()
     raw = world.exchange(world.ambient()).encode("latin-1")
     connection = await Connection.to(*world.address("sts"))
     until = time.perf_counter() + setting.seconds(6)

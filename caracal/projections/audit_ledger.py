@@ -154,7 +154,7 @@ class Ledger:
         cursor = await self._db.execute(
             "SELECT id, content_sha256 FROM audit_events WHERE id = ANY(%s)",
             ([evidence.row.id for evidence in batch],),
-            prepare=True,
+            prepare=False,  # a plan made for a young month would walk all of it ever after
         )
         return dict(await cursor.fetchall())
 

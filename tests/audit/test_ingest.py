@@ -16,6 +16,7 @@ from caracal.events.store.entries import EntryId
 from caracal.events.topics import AUDIT, AUDIT_DEAD
 from caracal.projections import audit_ingest
 from caracal.projections.audit_ingest import Ingestor, is_transient
+from caracal.projections.audit_ledger import Ledger
 from caracal.projections.audit_row import canonical, read_entry
 from tests.audit.trail import KEYS, RING, Trail, decided, ingest
 from tests.backbone import eventually, running
@@ -48,6 +49,17 @@ async def test_duplicates_are_acknowledged_and_change_nothing(
     await trail.holds(events)
     assert (ingestor.counters.inserted, ingestor.counters.duplicates) == (2, 3)
     assert (await trail.dead(), await trail.alerts()) == ([], [])
+
+
+async def test_no_plan_of_the_first_entries_is_kept_for_the_millionth(trail: Trail) -> None:
+    """What is asked of a month is planned by its size now: made for ten rows, a plan walks all."""
+    ledger = Ledger(trail.db, KEYS)
+    await ledger.open()
+    for _ in range(12):
+        await ledger.write([read_entry(encode(decided(), KEYS), KEYS)], None)
+    kept = await trail.query("SELECT statement FROM pg_prepared_statements")
+    assert kept, "nothing is prepared: this test looks at another connection"
+    assert not [one for one in kept if "FROM audit_events WHERE id" in one["statement"]]
 
 
 @pytest.mark.parametrize("later", [False, True], ids=["in one batch", "later"])

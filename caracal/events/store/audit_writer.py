@@ -234,6 +234,7 @@ async def _in_ledger(database: AsyncConnection[Any], passed: Sequence[_Kept]) ->
             "SELECT id FROM audit_events WHERE id = ANY(%s) AND occurred_at >="
             " (SELECT min(at) - interval '1 second' FROM unnest(%s::timestamptz[]) AS at)",
             ([entry.id for entry in entries], [entry.occurred_at for entry in entries]),
+            prepare=False,  # a plan made for a young month would walk all of it ever after
         )
         there.update(row[0] for row in await cursor.fetchall())
     return there
