@@ -56,7 +56,8 @@ async def test_no_plan_of_the_first_entries_is_kept_for_the_millionth(trail: Tra
     ledger = Ledger(trail.db, KEYS)
     await ledger.open()
     for _ in range(12):
-        await ledger.write([read_entry(encode(decided(), KEYS), KEYS)], None)
+        fields = {name.encode(): value for name, value in encode(decided(), KEYS).items()}
+        await ledger.write([read_entry(fields, KEYS)], None)
     kept = await trail.query("SELECT statement FROM pg_prepared_statements")
     assert kept, "nothing is prepared: this test looks at another connection"
     assert not [one for one in kept if "FROM audit_events WHERE id" in one["statement"]]
