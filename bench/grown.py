@@ -47,6 +47,12 @@ async def grown(setting: Setting, token: str, *, delegating: bool) -> Grown:
     agents = _tree(zone_id, setting.world.application_id, str(peek(token).claims["sid"]))
     edges = _edges(zone_id, agents) if delegating else []
     setting.say(f"growing {len(agents)} agents and {len(edges)} edges")
+    await put(setting, [*agents, *edges])
+    return Grown(agents, edges)
+
+
+async def put(setting: Setting, things: Sequence[Aggregate]) -> None:
+    """Put things into the log of the stack, and wait for the read models."""
     url = setting.stack.urls["database_url"]
     async with AsyncExitStack() as stack:
         appender, waiter = Appender(url), Waiter(url)
@@ -55,12 +61,10 @@ async def grown(setting: Setting, token: str, *, delegating: bool) -> Grown:
         await waiter.start()
         stack.push_async_callback(waiter.stop)
         log = Log(None, appender)  # type: ignore[arg-type]  # nothing is read
-        things: list[Aggregate] = [*agents, *edges]
         for start in range(0, len(things), _CHUNK):
             saved = await log.save(*things[start : start + _CHUNK])
         if not await waiter.applied(saved, timeout=_PATIENCE):
             raise RuntimeError("the read models have not come that far")
-    return Grown(agents, edges)
 
 
 def _tree(zone_id: str, application_id: str, sid: str) -> list[Agent]:

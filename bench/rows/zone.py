@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
-from contextlib import AsyncExitStack
 from urllib.parse import urlsplit
 
+from bench.grown import put
 from bench.load import percentile
 from bench.memory import by_size, processes
 from bench.report import Row, Value, at_most
@@ -18,20 +18,16 @@ from caracal.events.application import Application
 from caracal.events.base import Aggregate, acting
 from caracal.events.grant import Grant
 from caracal.events.resource import Resource
-from caracal.events.store.appender import Appender
-from caracal.events.store.log import Log
 from caracal.ids import new_id
-from caracal.projections.waiter import Waiter
 
 _EACH = 10_000
-_CHUNK = 500
 _NOWHERE = 9  # port of the upstream: nothing is called
 
 
 async def large(setting: Setting) -> Row:
     """Ten thousand applications, resources and grants each; another zone's calls go on."""
     world = make_world(setting.stack.urls, _NOWHERE)
-    await _filled(setting, world)
+    await put(setting, list(_things(world)))
     tokens = world.ambient(), setting.world.ambient()
     with setting.stack.replica("sts") as url:
         port = urlsplit(url).port or 80
@@ -81,22 +77,6 @@ async def _many(
     while time.perf_counter() < ends if until is None else not until.done():
         millis.append(await _answered(connection, raw) * 1000)
     return sorted(millis)
-
-
-async def _filled(setting: Setting, world: World) -> None:
-    """Put all of it into the log, and wait for the read models."""
-    url, things = setting.stack.urls["database_url"], list(_things(world))
-    async with AsyncExitStack() as stack:
-        appender, waiter = Appender(url), Waiter(url)
-        await appender.start()
-        stack.push_async_callback(appender.stop)
-        await waiter.start()
-        stack.push_async_callback(waiter.stop)
-        log = Log(None, appender)  # type: ignore[arg-type]  # nothing is read
-        for start in range(0, len(things), _CHUNK):
-            saved = await log.save(*things[start : start + _CHUNK])
-            if not await waiter.applied(saved, timeout=60):
-                raise RuntimeError("the read models have not come that far")
 
 
 def _things(world: World) -> Iterator[Aggregate]:
