@@ -134,6 +134,14 @@ async def test_scope_and_challenge_go_along_when_sent(scene: Scene) -> None:
     assert half.status_code == 400
 
 
+async def test_the_position_that_the_caller_wants_to_see_goes_along(scene: Scene) -> None:
+    await scene.call(headers={"Caracal-Min-Position": "1"})
+    await scene.call()
+    asked, silent = scene.sts.headers
+    assert asked[b"caracal-min-position"] == b"1"
+    assert b"caracal-min-position" not in silent
+
+
 async def test_each_call_is_exchanged_with_a_nonce_of_its_own(scene: Scene) -> None:
     headers = scene.headers() | {"X-Request-Id": "same"}
     for _ in range(3):

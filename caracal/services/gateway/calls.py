@@ -97,7 +97,7 @@ class Calls:
         telemetry.note(zone_id=checked.inbound.zone_id, resource_id=checked.resource["id"])
         mcp = checked.resource["protocol"] == "mcp"
         context = call_context(scope.get("method", "GET"), scope["path"], body, mcp=mcp)
-        granted = await self._exchange(_form(checked, context), request_id)
+        granted = await self._exchange(_form(checked, context), request_id, checked.position)
         stream.hang_on(granted.anchors)
         return Call(scope, request_id, granted.upstream, granted.mandate)
 

@@ -42,6 +42,8 @@ class Checked:
     acts_as: ActsAs
     jkt: str | None = None
     """Thumbprint of the key that the sender has proven to hold."""
+    position: int | None = None
+    """Of the log, which the caller wants to see."""
 
     @property
     def application_id(self) -> str | None:
@@ -64,7 +66,7 @@ class Checks:
         """
         inbound = admit(scope["headers"], time.time())
         known.zone_id, known.resource = inbound.zone_id, inbound.resource
-        await self._reach(scope)
+        position = await self._reached(scope)
         resource = await self._routable(inbound)
         known.scope = inbound.scope or " ".join(resource["scopes"] or ())
         check_path(scope["raw_path"])
@@ -72,14 +74,15 @@ class Checks:
         jkt = await self._senders.proven(scope, inbound, claims)
         hinted = await acts_as(self._view, inbound.baggage, claims)
         known.passed = True
-        return Checked(inbound, resource, claims, anchors, hinted, jkt)
+        return Checked(inbound, resource, claims, anchors, hinted, jkt, position)
 
-    async def _reach(self, scope: Scope) -> None:
+    async def _reached(self, scope: Scope) -> int | None:
         position = min_position(scope)
-        if position is None:
-            return
-        if not await self._view.following.reach(position, _MIN_POSITION_SECONDS):
+        if position is not None and not await self._view.following.reach(
+            position, _MIN_POSITION_SECONDS
+        ):
             raise lagging()
+        return position
 
     async def _routable(self, inbound: Inbound) -> Row:
         row = await self._view.find(inbound.zone_id, inbound.resource)

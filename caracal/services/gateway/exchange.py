@@ -58,8 +58,12 @@ class Exchange:
         self._failures = 0
         self._open_until = 0.0
 
-    async def __call__(self, form: Mapping[str, str | None], request_id: str) -> Granted:
+    async def __call__(
+        self, form: Mapping[str, str | None], request_id: str, position: int | None = None
+    ) -> Granted:
         """Exchange; ``form`` are the call's own fields, None = not sent.
+
+        ``position``: of the log, which the STS has to see, since the caller wants to.
 
         Raises:
             ExchangeRefused: the STS refused, or gave no upstream.
@@ -70,7 +74,7 @@ class Exchange:
             raise CircuitOpen(retry_after=int(_OPEN_SECONDS))
         body = encoded({"grant_type": _GRANT_TYPE, "subject_token_type": _TOKEN_TYPE, **form})
         try:
-            granted = _granted(await self._post(body, request_id), str(form["resource"]))
+            granted = _granted(await self._post(body, request_id, position), str(form["resource"]))
         except TimeoutError:
             self._count_failure()
             raise StsUnavailable(504, "sts timeout") from None
@@ -86,7 +90,7 @@ class Exchange:
         self._failures = 0
         return granted
 
-    async def _post(self, body: bytes, request_id: str) -> _Answer:
+    async def _post(self, body: bytes, request_id: str, position: int | None) -> _Answer:
         signature = sign(
             self._key,
             request_id=request_id,
@@ -102,6 +106,8 @@ class Exchange:
             "X-Request-Id": request_id,
             **signature,
         }
+        if position is not None:
+            headers["Caracal-Min-Position"] = str(position)
         with telemetry.calling("POST", self._host, self._port) as span:
             headers |= telemetry.passed_on()
             async with self._session.post(

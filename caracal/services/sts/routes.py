@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from caracal.errors import BadInput, MethodNotAllowed, NotFound, Unavailable
-from caracal.services.http import ROUTE, App, Receive, Scope, Send, header
+from caracal.errors import MethodNotAllowed, NotFound
+from caracal.services.consistency import lagging, min_position
+from caracal.services.http import ROUTE, App, Receive, Scope, Send
 from caracal.services.sts.view import StsView
 
 _PARAMETER = re.compile(r"/(zones|step-up)/([^/]+)")
@@ -34,6 +35,7 @@ class Routes:
         Raises:
             NotFound: 404, unknown route.
             MethodNotAllowed: 405.
+            BadInput: 400, ``Caracal-Min-Position`` is no number.
             Unavailable: 503 ``projection_lagging``.
         """
         path = scope["path"]
@@ -56,10 +58,6 @@ class Routes:
         await handler(scope, receive, send)
 
     async def _reach(self, scope: Scope) -> None:
-        given = header(scope, b"caracal-min-position")
-        if given is None:
-            return
-        if not given.isdigit() or len(given) > 18:
-            raise BadInput("invalid_params", "Caracal-Min-Position is a decimal number")
-        if not await self._view.following.reach(int(given), _WAIT_SECONDS):
-            raise Unavailable("projection_lagging", "the view has not come that far yet")
+        position = min_position(scope)
+        if position is not None and not await self._view.following.reach(position, _WAIT_SECONDS):
+            raise lagging()
