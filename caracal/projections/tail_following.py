@@ -74,7 +74,9 @@ class Following:
                 await self._step()
             except Exception:
                 logger.exception("tail takes its view anew")
-                self._read = None
+                if self._read is not None:
+                    await cancelled(self._read)
+                    self._read = None
                 self._resnapshot = True
                 await asyncio.sleep(_POLL_SECONDS)
 

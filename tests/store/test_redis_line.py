@@ -57,7 +57,7 @@ async def test_a_server_that_is_not_there(tmp_path: object) -> None:
 
 async def test_an_answer_that_does_not_come(line: RedisLine, redis_url: str) -> None:
     redis = connect(redis_url)
-    hasty = RedisLine(redis, timeout=0.05)
+    hasty = RedisLine(redis, timeout=0.5)  # it opens the connection within that time, too
     with pytest.raises(TimeoutError):
         await hasty.command("BLPOP", "nothing", "5")
     assert await hasty.command("ECHO", "next") == b"next"
@@ -80,8 +80,8 @@ async def test_a_lost_connection_is_told_at_once_and_made_again(
 
 async def test_a_command_may_block_longer_than_an_answer_may_take(redis_url: str) -> None:
     redis = connect(redis_url)
-    hasty = RedisLine(redis, timeout=0.2)
-    assert await hasty.command("BLPOP", "nothing", "0.4", blocks=0.4) is None
+    hasty = RedisLine(redis, timeout=0.5)
+    assert await hasty.command("BLPOP", "nothing", "0.7", blocks=0.7) is None
     await hasty.close()
     await redis.aclose()
 
