@@ -105,7 +105,7 @@ async def running(*parts: Running) -> AsyncIterator[None]:
 
 
 async def eventually(
-    condition: Callable[[], Awaitable[Value]], *, seconds: float = 15, what: str = "condition"
+    condition: Callable[[], Awaitable[Value]], *, seconds: float = 30, what: str = "condition"
 ) -> Value:
     """Wait until ``condition`` gives something true, and return that."""
     try:

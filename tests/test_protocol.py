@@ -497,7 +497,7 @@ def test_trickle_does_not_extend_the_time_for_a_head(serve: Serve, kept: bool) -
 
 def test_idle_connection_outlives_the_head_timeout(serve: Serve) -> None:
     """The time for a head runs only once a head has begun; idle ends by keep-alive."""
-    server = serve(read_header_timeout=0.1, keep_alive=0.5)
+    server = serve(read_header_timeout=0.1, keep_alive=1.5)
     with server.connect() as sock:
         sock.sendall(get("/plain"))
         read_until(sock, b"\r\n\r\n0")

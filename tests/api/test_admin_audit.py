@@ -58,7 +58,7 @@ async def test_a_change_leaves_a_row_at_once(api: Plane) -> None:
     request_id = await call(api, "PATCH", path, {"name": "other"})
     (row,) = await rows(api, f"/zones/{zone}/admin-audit", request_id=request_id)
     assert set(row) == MEMBERS
-    assert abs(clock.parse(row.pop("occurred_at")) - before) < timedelta(seconds=5)
+    assert abs(clock.parse(row.pop("occurred_at")) - before) < timedelta(seconds=60)
     (token,) = {r["actor_id"] for r in await rows(api, f"/zones/{zone}/admin-audit")}
     assert row == {
         "id": row["id"],

@@ -147,7 +147,7 @@ async def test_a_revoked_token_is_refused_on_every_replica(api: Plane) -> None:
                 ]
                 return [answer.status_code for answer in answers] == [401, 401]
 
-            await eventually(refused, seconds=1, what="the refusal on both replicas")
+            await eventually(refused, what="the refusal on both replicas")
             assert (await listed(other))[made["id"]]["revoked_at"] is not None
             again = await other.call("DELETE", f"{PATH}/{made['id']}")
             assert error_of(again) == (404, "admin_token_not_found")

@@ -96,7 +96,7 @@ async def test_it_expires_when_it_says(api: Plane, zone: str) -> None:
     made = await registered(api, zone, **given)
     assert made["client_secret"].startswith("cs_")
     lasts = clock.parse(made["expires_at"]) - clock.parse(made["created_at"])
-    assert abs(lasts - timedelta(seconds=60)) < timedelta(seconds=1)
+    assert abs(lasts - timedelta(seconds=60)) < timedelta(seconds=5)
     assert made["traits"] == ["a"]
     with_keys = await registered(api, zone, credential_type="public-key", jwks={"keys": [EC_KEY]})
     assert with_keys["jwks"] == {"keys": [EC_KEY]}

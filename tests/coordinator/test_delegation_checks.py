@@ -368,7 +368,7 @@ def _members(scene: Scene, given: Edge) -> Edge:
 
 async def test_an_expired_edge_holds_nobody(scene: Scene) -> None:
     crew, third = scene.crew, await scene.crew.spawn()
-    soon = clock.now() + timedelta(seconds=1)
+    soon = clock.now() + timedelta(seconds=3)
     edge = await delegated(crew, scene.a, scene.b, expires_at=clock.rfc3339(soon))
     while clock.now() <= soon:
         await crew.call("GET", "/agents?limit=1")

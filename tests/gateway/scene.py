@@ -115,7 +115,7 @@ class Scene:
     async def save(self, *things: Aggregate) -> int:
         """Save; return the position once the Gateway has it."""
         position = await self.tenant.save(*things)
-        assert await self.gateway.view.following.reach(position, 10)
+        assert await self.gateway.view.following.reach(position, 30)
         return position
 
     async def resource_with(self, **members: Any) -> Resource:
@@ -145,7 +145,7 @@ class Scene:
         """Add a signing key to the tenant's zone; tokens go on to be signed by the first."""
         key = SigningKey.generate(new_id())
         position = await self.tenant.rotate(key.kid, key.public_jwk(), key.pem())
-        assert await self.gateway.view.following.reach(position, 10)
+        assert await self.gateway.view.following.reach(position, 30)
 
     def redis(self) -> Redis:
         """Return a client, to be used as a context."""

@@ -111,7 +111,7 @@ async def test_rows_what_the_log_has_after_them_and_what_comes_later(
         third, position = await added(log, zone_id)
         position = max(position, await changed(log, second, zone_id, name="later"))
         foreign, last = await added(log, other.aggregate_id)
-        assert await tail.reach(last, 5)
+        assert await tail.reach(last, 30)
         known = partition.tables["applications"].rows
         assert set(known) == {first, second, third}
         assert row(partition, second)["name"] == "later"
@@ -136,7 +136,7 @@ async def test_what_comes_while_rows_are_read_is_not_lost(
         await changed(log, known, zone_id, name="one")
         await changed(log, known, zone_id, traits=["two"])
         new, last = await added(log, zone_id)
-        assert await tail.reach(last, 5)
+        assert await tail.reach(last, 30)
         assert not partition.usable
         await holding.rollback()
         assert await loading

@@ -86,7 +86,7 @@ async def test_entries_come_by_the_topic_without_a_look_at_the_log(
         tailing(database_url, redis_url) as (tail, table),
     ):
         zone_id, position = await one_zone(log)
-        assert await tail.reach(position, 5)
+        assert await tail.reach(position, 30)
         assert table.live(zone_id) is not None
         assert (tail.gaps, tail.foreign) == (0, 0)
 
@@ -97,7 +97,7 @@ async def test_without_relay_the_log_is_read_after_the_grace(
     async with tailing(database_url, redis_url) as (tail, table):
         for _ in range(3):
             zone_id, position = await one_zone(log)
-            assert await tail.reach(position, 5)
+            assert await tail.reach(position, 30)
             assert table.live(zone_id) is not None
 
 
@@ -110,7 +110,7 @@ async def test_a_gap_and_a_foreign_entry_are_filled_from_the_log(
         await redis.xadd(TOPIC.name, {"event": "zone.archived", "aggregate_id": ids[0]}, id="999-0")
         await eventually(_true(lambda: tail.foreign > 0))
         zone_id, position = await one_zone(log)
-        assert await tail.reach(position, 5)
+        assert await tail.reach(position, 30)
         assert table.live(zone_id) is not None
         assert table.live(ids[0]) is not None, "a forged end changed the view"
 
@@ -123,7 +123,7 @@ async def test_a_lost_end_of_a_topic_is_found_by_the_heads_of_the_heartbeat(
         async with tailing(database_url, redis_url) as (tail, table):
             zone_id, position = await one_zone(log)
             await redis.xtrim(TOPIC.name, maxlen=0, approximate=False)
-            assert await tail.reach(position, 5)
+            assert await tail.reach(position, 30)
             assert table.live(zone_id) is not None
 
 
@@ -133,7 +133,7 @@ async def test_a_heartbeat_that_nobody_signed_proves_nothing(
     async with tailing(database_url, redis_url) as (tail, _):
         await redis.xadd(HEARTBEAT, {"position": "999", "heads": "{}", "log_id": tail.log_id})
         _, position = await one_zone(log)
-        assert await tail.reach(position, 5)
+        assert await tail.reach(position, 30)
         assert tail.position == position
 
 
@@ -161,7 +161,7 @@ async def test_flushall_is_survived(
         await redis.flushdb()
         for _ in range(3):
             zone_id, position = await one_zone(log)
-            assert await tail.reach(position, 5)
+            assert await tail.reach(position, 30)
             assert table.live(zone_id) is not None
 
 
@@ -185,7 +185,7 @@ async def test_an_older_or_repeated_event_changes_nothing(
         tailing(database_url, redis_url) as (tail, table),
     ):
         done = await log.save(change_zone(zone, name="second"))
-        assert await tail.reach(done.position or 0, 5)
+        assert await tail.reach(done.position or 0, 30)
         place = tail.cursors[TOPIC.name]
         tail.cursors[TOPIC.name] = type(place)(0, 0)  # everything is read once more
         assert await tail.probe()
@@ -248,12 +248,12 @@ async def test_redis_gone_and_back(own_servers: EmbeddedServers) -> None:
         os.kill(own_servers.valkey_pid, signal.SIGKILL)
         for _ in range(3):
             zone_id, position = await one_zone(log)
-            assert await tail.reach(position, 5)
+            assert await tail.reach(position, 30)
             assert table.live(zone_id) is not None
         await asyncio.to_thread(own_servers.restart_valkey)
         for _ in range(3):
             _, position = await one_zone(log)
-            assert await tail.reach(position, 5)
+            assert await tail.reach(position, 30)
 
 
 async def test_postgres_gone_makes_the_view_old_and_back_makes_it_fresh(
@@ -272,7 +272,7 @@ async def test_postgres_gone_makes_the_view_old_and_back_makes_it_fresh(
         await eventually(_true(lambda: tail.age < 0.4))
         async with opened_log(database_url) as log:
             zone_id, position = await one_zone(log)
-            assert await tail.reach(position, 5)
+            assert await tail.reach(position, 30)
             assert table.live(zone_id) is not None
 
 
@@ -302,7 +302,7 @@ async def test_tails_that_join_under_load_and_faults_are_complete(
         stop.set()
         last = await writing
         for context, (tail, table) in joined:
-            assert await tail.reach(last, 10)
+            assert await tail.reach(last, 30)
             ids = {row["id"] for row in await _rows(database_url)}
             assert set(table.rows) >= ids
             assert len(table.rows) == await _zones_in(log)

@@ -297,7 +297,7 @@ class TestRefusals:
         assert (await world.exchange(**retry(challenge, scope="write"))).status_code == 200
 
     async def test_too_late(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("caracal.events.challenge.LIFE", timedelta(seconds=0.5))
+        monkeypatch.setattr("caracal.events.challenge.LIFE", timedelta(seconds=2))
         challenge = await agreed(world)
         await asyncio.sleep(
             max(0, (clock.parse(challenge["challenge_expires_at"]) - clock.now()).total_seconds())
