@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import socket
 from collections.abc import AsyncIterator
 
 import pytest
@@ -53,6 +55,27 @@ async def test_a_server_that_is_not_there(tmp_path: object) -> None:
     )
     assert all(isinstance(answer, GONE) for answer in answers)
     await line.close()
+
+
+async def test_a_failure_that_nobody_waits_for_is_no_trace_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # it takes connections, and is silent
+        redis = connect(f"redis://127.0.0.1:{mute.getsockname()[1]}")
+        line = RedisLine(redis, timeout=0.05)
+        before = asyncio.all_tasks()
+        asked = asyncio.create_task(line.command("PING"))
+        await asyncio.sleep(0)  # it waits for the opening
+        begun = asyncio.all_tasks() - before
+        asked.cancel()
+        await asyncio.wait(begun)
+        with pytest.raises(GONE):
+            await line.command("PING")  # another attempt
+        await line.close()
+        await redis.aclose()
+    del line, asked, begun
+    gc.collect()
+    assert not caplog.records
 
 
 async def test_an_answer_that_does_not_come(line: RedisLine, redis_url: str) -> None:

@@ -62,6 +62,7 @@ class RedisLine:
         """Return an open wire; all who want one wait for the same attempt."""
         if self._opening is None or self._opening.done():
             self._opening = asyncio.create_task(self._open())
+            self._opening.add_done_callback(_looked_at)
         return await asyncio.shield(self._opening)
 
     async def _open(self) -> _Wire:
@@ -161,6 +162,12 @@ class _Wire(asyncio.Protocol):
         for answer in waiting:
             _give(answer, error)
         self._transport.abort()
+
+
+def _looked_at(opening: asyncio.Task[_Wire]) -> None:
+    """Keep asyncio from reporting a failure that nobody waits for any more."""
+    if not opening.cancelled():
+        opening.exception()
 
 
 def _give(waiting: asyncio.Future[Any], answer: Any) -> None:
