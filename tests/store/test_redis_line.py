@@ -122,3 +122,5 @@ async def test_who_waits_is_told_when_it_is_closed(line: RedisLine) -> None:
     await line.close()
     with pytest.raises(RedisError):
         await waiting
+    with pytest.raises(RedisError, match="closed"):
+        await line.command("PING")

@@ -34,9 +34,11 @@ class RedisLine:
         self._timeout = timeout
         self._wire: _Wire | None = None
         self._opening: asyncio.Task[_Wire] | None = None
+        self._closed = False
 
     async def close(self) -> None:
-        """End the connection; who still waits is told that it is gone."""
+        """End the connection for good; who still waits is told that it is gone."""
+        self._closed = True
         if self._opening is not None:
             await cancelled(self._opening)
         if self._wire is not None:
@@ -60,6 +62,8 @@ class RedisLine:
 
     async def _opened(self) -> _Wire:
         """Return an open wire; all who want one wait for the same attempt."""
+        if self._closed:  # a connection made now would be nobody's to close
+            raise exceptions.ConnectionError("closed")
         if self._opening is None or self._opening.done():
             self._opening = asyncio.create_task(self._open())
             self._opening.add_done_callback(_looked_at)
