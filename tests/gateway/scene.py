@@ -85,6 +85,8 @@ class Scene:
     upstream: Upstream
     tenant: Tenant
     http: httpx.AsyncClient
+    real_sts: bool = False
+    """It sees by itself what is saved: calls name the position that they want to see."""
 
     @property
     def calls(self) -> Calls:
@@ -109,6 +111,8 @@ class Scene:
     ) -> httpx.Response:
         """Make a call; headers given as None are left out."""
         headers = self.headers(**(claims or {})) | options.pop("headers", {})
+        if self.real_sts:
+            headers.setdefault("Caracal-Min-Position", str(self.tenant.saved))
         sent = {name: value for name, value in headers.items() if value is not None}
         return await self.http.request(method, self.url + path, headers=sent, **options)
 
@@ -174,7 +178,7 @@ async def new_scene(
         gateway = Gateway(given)
         url = await stack.enter_async_context(served(create_app(given, gateway), given))
         http = await stack.enter_async_context(httpx.AsyncClient(timeout=10, trust_env=False))
-        yield Scene(url, gateway, given, sts, upstream, tenant, http)
+        yield Scene(url, gateway, given, sts, upstream, tenant, http, sts_url is not None)
 
 
 __all__ = ["ADMIN", "Scene", "new_scene", "sts_settings"]

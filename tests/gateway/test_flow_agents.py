@@ -45,19 +45,15 @@ class Before:
             agent_session_id=agent.aggregate_id,
             delegation_edge_id=edge.aggregate_id if edge else None,
         )
-        answer = await self.scene.http.post(f"{self.sts}/oauth/2/token", data=form)
+        headers = {"Caracal-Min-Position": str(self.tenant.saved)}
+        url = f"{self.sts}/oauth/2/token"
+        answer = await self.scene.http.post(url, data=form, headers=headers)
         assert answer.status_code == 200, answer.text
         return str(answer.json()["access_token"])
 
-    async def call(self, token: str, position: int = 0, **headers: str) -> httpx.Response:
-        """Make a call with a token, once the Gateway knows of ``position``."""
-        return await self.scene.call(
-            headers={
-                "Authorization": f"Bearer {token}",
-                "Caracal-Min-Position": str(position),
-                **headers,
-            }
-        )
+    async def call(self, token: str, **headers: str) -> httpx.Response:
+        """Make a call with a token, once Gateway and STS know of all that was saved."""
+        return await self.scene.call(headers={"Authorization": f"Bearer {token}", **headers})
 
     async def mandate_of(self, token: str, **headers: str) -> mandate.Claims:
         """The claims that reach the upstream."""
@@ -185,11 +181,11 @@ async def test_what_ends_the_authority_cuts_the_stream_and_refuses_the_next_call
         head = await wire.ask("/events", headers)
         assert head.status_code == 200
         assert await wire.piece() == b"data: 1\n\n"
-        position = await end(before, family)
+        await end(before, family)
         assert await wire.rest() == (b"", REVOKED)
     before.scene.upstream.behaviour = None
     seen = len(before.scene.upstream.requests)
-    answer = await before.call(token, position)
+    answer = await before.call(token)
     assert (answer.status_code, answer.json()["error_description"]) == (401, "session revoked")
     assert len(before.scene.upstream.requests) == seen
 
@@ -199,8 +195,8 @@ async def test_an_agent_without_an_edge_goes_on_when_the_edge_ends(
 ) -> None:
     """Only what hangs on the edge falls with it; that its target ends is another matter."""
     token = await before.ambient(family.grandparent)
-    position = await before.tenant.end(family.first, *family.all)
-    assert (await before.call(token, position)).status_code == 200
+    await before.tenant.end(family.first, *family.all)
+    assert (await before.call(token)).status_code == 200
 
 
 async def test_a_suspended_agent_is_blocked_until_it_is_resumed(
@@ -210,12 +206,12 @@ async def test_a_suspended_agent_is_blocked_until_it_is_resumed(
     token = await before.ambient(family.child, family.second)
     assert (await before.call(token)).status_code == 200
     below = family.parent, family.child
-    position = await tenant.suspend(family.grandparent, *below)
-    assert (await before.call(token, position)).status_code == 401
-    position = await tenant.resume(family.child)  # what is above it is suspended still
-    assert (await before.call(token, position)).status_code == 401
-    position = await tenant.resume(family.grandparent, family.parent)
-    assert (await before.call(token, position)).status_code == 200
+    await tenant.suspend(family.grandparent, *below)
+    assert (await before.call(token)).status_code == 401
+    await tenant.resume(family.child)  # what is above it is suspended still
+    assert (await before.call(token)).status_code == 401
+    await tenant.resume(family.grandparent, family.parent)
+    assert (await before.call(token)).status_code == 200
 
 
 async def test_claims_of_agent_and_edge_reach_the_upstream(before: Before, family: Family) -> None:
@@ -266,10 +262,10 @@ async def test_baggage_binds_a_call_to_an_agent_of_the_callers_own(
 async def test_baggage_of_an_agent_that_has_ended_refuses(before: Before, family: Family) -> None:
     own = {"sub": family.child.application_id, "client_id": family.child.application_id}
     token = before.tenant.token(**own)
-    position = await before.tenant.end(family.parent, *family.all)
-    answer = await before.call(token, position, **baggage(family.child))
+    await before.tenant.end(family.parent, *family.all)
+    answer = await before.call(token, **baggage(family.child))
     assert (answer.status_code, answer.json()["error"]) == (403, "access_denied")
-    assert (await before.call(token, position)).status_code == 200
+    assert (await before.call(token)).status_code == 200
 
 
 async def test_a_stream_bound_by_baggage_ends_with_the_agent(

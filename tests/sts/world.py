@@ -149,6 +149,8 @@ class Tenant:
     secret: str
     resource: Resource
     policy_set: PolicySet
+    saved: int = 0
+    """Position of the last thing saved."""
 
     @property
     def id(self) -> str:
@@ -160,8 +162,9 @@ class Tenant:
 
     async def save(self, *things: Aggregate) -> int:
         """Save; return the position to wait for."""
-        saved = await self.log.save(*things)
-        return saved.position or 0
+        position = (await self.log.save(*things)).position or 0
+        self.saved = max(self.saved, position)
+        return position
 
     async def add_application(self, secret_form: str = "", **members: Any) -> Application:
         if secret_form:
