@@ -258,7 +258,7 @@ async def test_without_the_worker_nothing_is_missed(adrift: Ship) -> None:
         assert answer.headers["caracal-consistency"] == "pending"
         parent = answer.json()["id"]
         made.append(parent)
-    between = await edge(crew, made[2], made[0])
+    between = await edge(crew, made[2], made[0], worker=False)
     answer = await crew.call("DELETE", f"/agents/{made[0]}")
     assert answer.status_code == 204
     assert answer.headers["caracal-consistency"] == "pending"

@@ -38,13 +38,18 @@ async def planted(crew: Crew) -> Tree:
 
 
 async def edge(
-    crew: Crew, source: str, target: str, parent: Delegation | None = None
+    crew: Crew,
+    source: str,
+    target: str,
+    parent: Delegation | None = None,
+    *,
+    worker: bool = True,
 ) -> Delegation:
-    """Delegate from one agent to another, as the log knows them."""
+    """Delegate from one agent to another, as the log knows them; a worker applies it."""
     agents = {
         agent.aggregate_id: agent for agent in await crew.log.find_all(Agent, (source, target))
     }
     made = new_edge(agents[source], agents[target], parent=parent, zone_id=crew.zone)
     saved = await crew.save(made)
-    await crew.waiter.applied(saved, timeout=0.5)
+    assert not worker or await crew.waiter.applied(saved, timeout=30)
     return made
