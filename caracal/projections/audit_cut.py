@@ -88,10 +88,13 @@ def merged(cuts: Iterable[Cut]) -> list[Cut]:
 
 
 async def cuts_between(db: Db, zone_id: str, after: int, before: int) -> list[Cut]:
-    """Return the cuts that may explain why ``before`` follows ``after``, in order."""
+    """Return the cuts that may explain why ``before`` follows ``after``, in order.
+
+    One may go beyond ``before``: that row went with its month after it was read.
+    """
     cursor = await db.execute(
         f"SELECT {_COLUMNS}, cut_hmac FROM audit_chain_cuts"
-        " WHERE zone_id = %s AND last_seq > %s AND last_seq < %s ORDER BY first_seq",
+        " WHERE zone_id = %s AND last_seq > %s AND first_seq < %s ORDER BY first_seq",
         (zone_id, after, before),
     )
     return [Cut(*row) for row in await cursor.fetchall()]

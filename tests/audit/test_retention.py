@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from psycopg import AsyncConnection
+from psycopg.types.json import Jsonb
 
 from caracal import clock
 from caracal.events.audit_retention import AuditRetention
@@ -21,7 +22,7 @@ from caracal.events.base import acting
 from caracal.events.record import Record
 from caracal.events.store.audit_entry import AuditEvent
 from caracal.events.store.log import Log
-from caracal.projections import sql
+from caracal.projections import audit_cut, sql
 from caracal.projections.audit_chain import sweep, verify_chain
 from caracal.projections.audit_cut import Cut, drop_before, merged
 from caracal.projections.audit_ingest import Ingestor
@@ -116,7 +117,7 @@ TAMPERED: dict[str, tuple[str, list[str]]] = {
     "a cut": (f"DELETE FROM audit_chain_cuts WHERE {CUT}", ["chain_break", "chain_gap"]),
     "longer": (
         f"UPDATE audit_chain_cuts SET last_seq = 4 WHERE {CUT}",
-        ["chain_break", "chain_gap"],
+        ["chain_break", "chain_gap", "chain_hmac_mismatch"],
     ),
     "content": (
         f"UPDATE audit_chain_cuts SET content_sha256 = 'x' WHERE {CUT}",
@@ -195,6 +196,34 @@ def test_cuts_that_meet_become_one(order: Sequence[int], data: st.DataObject) ->
 def test_cuts_that_do_not_fit_stay_apart() -> None:
     first, second = Cut("z", 1, 3, None, "a"), Cut("z", 4, 5, "b", "c")
     assert merged([second, first]) == [first, second]
+
+
+async def test_a_month_that_goes_while_a_walk_looks_for_its_cuts(
+    ledger: Trail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The row that follows the gap has been read, then goes as well: the cut reaches beyond it."""
+    await drop_before(ledger.db, FEB, KEYS)
+    looks = audit_cut.cuts_between
+
+    async def late(*given: Any) -> list[Cut]:
+        await drop_before(ledger.db, MAR, KEYS)
+        return await looks(*given)
+
+    monkeypatch.setattr("caracal.projections.audit_chain.cuts_between", late)
+    assert await kinds(ledger) == []
+    monkeypatch.undo()
+    assert await numbers(ledger) == [9, 10]
+
+
+async def test_a_row_that_was_put_where_a_month_was_dropped_is_found(ledger: Trail) -> None:
+    (fourth,) = await ledger.query("SELECT * FROM audit_events WHERE chain_seq = 4")
+    await drop_before(ledger.db, MAR, KEYS)
+    moved = {**fourth, "occurred_at": MAR}
+    names = ", ".join(moved)
+    marks = ", ".join(["%s"] * len(moved))
+    values = [Jsonb(one) if isinstance(one, (dict, list)) else one for one in moved.values()]
+    await ledger.tamper(f"INSERT INTO audit_events ({names}) VALUES ({marks})", *values)
+    assert "chain_gap" in await kinds(ledger)
 
 
 async def test_a_sweep_during_drops_sees_no_gap(
