@@ -106,7 +106,8 @@ class Evaluator:
         return decision
 
     async def close(self) -> None:
-        """End the processes of those kept apart."""
+        """End the processes of those kept apart, and let go of all engines."""
+        self._engines.close()
         await self._pool.close()
 
     def _note_slow(self, sha: str) -> None:
