@@ -33,6 +33,7 @@ from caracal.events.store.entries import (
     verified,
 )
 from caracal.events.store.leader import Leadership
+from caracal.events.store.postgres import connected
 from caracal.events.store.redis import GONE, RawEntry, connect, streams_of
 from caracal.events.store.redis_line import RedisLine
 from caracal.events.topics import CONSUMER, Topic, read_fact
@@ -137,9 +138,7 @@ class _Applying:
 
     @classmethod
     async def open(cls, runner: Runner, stack: AsyncExitStack) -> _Applying:
-        connection = await stack.enter_async_context(
-            await AsyncConnection.connect(runner.database_url, autocommit=True)
-        )
+        connection = await stack.enter_async_context(await connected(runner.database_url))
         redis = connect(runner.redis_url, connections=2)
         stack.push_async_callback(redis.aclose)
         line = RedisLine(redis)

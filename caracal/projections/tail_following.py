@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 from caracal.events.record import Record
 from caracal.events.store.entries import EntryId, text_fields, verified
 from caracal.events.store.listening import Listening
+from caracal.events.store.postgres import connected
 from caracal.events.store.redis import GONE, RawEntry, connect, entries_in, streams_of
 from caracal.events.store.redis_line import RedisLine
 from caracal.events.store.relay import LOG_CHANNEL
@@ -320,13 +321,8 @@ class Following:
         """Connect for reading and for listening."""
         await self._close_database()
         url = self._tail.database_url
-        connect_pg = AsyncConnection.connect
-        self._database = await self._stack.enter_async_context(
-            await connect_pg(url, autocommit=True, connect_timeout=2)
-        )
-        listening = await self._stack.enter_async_context(
-            await connect_pg(url, autocommit=True, connect_timeout=2)
-        )
+        self._database = await self._stack.enter_async_context(await connected(url))
+        listening = await self._stack.enter_async_context(await connected(url))
         self._listening = await Listening.open(listening, self._heard, LOG_CHANNEL, PARKED_CHANNEL)
         self._stack.callback(self._listening.stop)
         self._parked_changed = True  # perhaps: nobody has listened

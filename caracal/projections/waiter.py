@@ -14,6 +14,7 @@ from psycopg import AsyncConnection
 
 from caracal.events.store.listening import Listening
 from caracal.events.store.log import Saved
+from caracal.events.store.postgres import connected
 from caracal.events.topics import FACT_TOPIC_OF
 from caracal.projections import PROJECTIONS
 from caracal.projections.projection import Projection
@@ -107,8 +108,7 @@ class Waiter:
                 await asyncio.sleep(0.1)
 
     async def _listen(self) -> None:
-        connection = await AsyncConnection.connect(self._url, autocommit=True, connect_timeout=2)
-        async with connection, AsyncExitStack() as stack:
+        async with await connected(self._url) as connection, AsyncExitStack() as stack:
             listening = Listening(connection, self._heard)
             stack.callback(listening.stop)
             await connection.execute(f"LISTEN {CHECKPOINT_CHANNEL}")  # before reading: no gap

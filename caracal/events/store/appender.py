@@ -21,6 +21,7 @@ from psycopg import AsyncConnection
 from caracal import telemetry
 from caracal.errors import Unavailable
 from caracal.events.guards import Guard
+from caracal.events.store.postgres import connected
 
 MAX_BATCH = 200
 _GUARD_REFUSED = "CA001"
@@ -208,9 +209,7 @@ class Appender:
 
     async def _connected(self) -> AsyncConnection[Any]:
         if self._connection is None or self._connection.closed:
-            self._connection = await AsyncConnection.connect(
-                self._url, autocommit=True, connect_timeout=2
-            )
+            self._connection = await connected(self._url)
         return self._connection
 
 

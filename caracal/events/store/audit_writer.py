@@ -20,6 +20,7 @@ from caracal.errors import StartError, Unavailable
 from caracal.events.store.audit_entry import AuditEvent, Keys, Prebuilt, prebuilt
 from caracal.events.store.audit_topic import topic_state, watermark
 from caracal.events.store.entries import ZERO, EntryId
+from caracal.events.store.postgres import connected
 from caracal.events.store.redis import GONE, connect
 from caracal.events.topics import AUDIT
 from caracal.tasks import cancelled
@@ -217,12 +218,8 @@ class AuditWriter:
 
     async def _connected(self) -> AsyncConnection[Any]:
         if self._database is None or self._database.closed:
-            self._database = await AsyncConnection.connect(
-                self._database_url,
-                autocommit=True,
-                connect_timeout=2,
-                options="-c statement_timeout=5000",
-            )
+            options = "-c statement_timeout=5000"
+            self._database = await connected(self._database_url, options)
         return self._database
 
 

@@ -34,6 +34,7 @@ from caracal.events.store.entries import (
     verified,
 )
 from caracal.events.store.leader import Leadership
+from caracal.events.store.postgres import connected
 from caracal.events.store.redis import GONE, connect, entries_in
 from caracal.events.store.redis_line import RedisLine, script
 from caracal.events.store.waking import Waking
@@ -150,10 +151,9 @@ class _Publishing:
 
     @classmethod
     async def open(cls, relay: Relay, stack: AsyncExitStack) -> _Publishing:
-        connect_pg = AsyncConnection.connect
         url = relay.database_url
-        connection = await stack.enter_async_context(await connect_pg(url, autocommit=True))
-        listening = await stack.enter_async_context(await connect_pg(url, autocommit=True))
+        connection = await stack.enter_async_context(await connected(url))
+        listening = await stack.enter_async_context(await connected(url))
         redis = connect(relay.redis_url)
         stack.push_async_callback(redis.aclose)
         line = RedisLine(redis)
