@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from caracal.client import Caracal, CaracalError
 from caracal.client.asgi import EnvelopeMiddleware
 from caracal.client.envelope import Place, current, envelope_headers, restored, standing
-from caracal.client.gateway import GatewayTransport
+from caracal.client.gateway import Gate, GatewayTransport
 from caracal.trace import Hint, read_hint
 from tests.client.both import Script, ok
 
@@ -35,7 +35,7 @@ async def sent(url: str, **options: Any) -> httpx.Request:
     """Call ``url`` by the transport; return what went out."""
     script = Script(ok({}))
     inner = httpx.MockTransport(script)
-    transport = GatewayTransport("https://gw.example/proxy/", BINDINGS, token, inner)
+    transport = GatewayTransport(Gate("https://gw.example/proxy/", BINDINGS), token, inner)
     async with httpx.AsyncClient(transport=transport) as http:
         answer = await http.request(options.pop("method", "GET"), url, **options)
     assert str(answer.request.url) == str(httpx.URL(url)), "the caller sees its own URL"
@@ -127,7 +127,7 @@ async def test_the_envelope_goes_along() -> None:
 )
 def test_what_cannot_be_bound(gateway: str, bindings: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=r"must be"):
-        GatewayTransport(gateway, bindings, token, httpx.MockTransport(Script()))
+        Gate(gateway, bindings)
 
 
 async def test_a_gateway_is_needed_for_it() -> None:
@@ -210,7 +210,8 @@ async def test_from_the_environment() -> None:
     more = {"CARACAL_GATEWAY_URL": "http://gw", "CARACAL_UPSTREAMS": "http://up=r://1 http://v=r"}
     async with Caracal.from_env(ENVIRON | more, timeout_ms=1) as caracal:
         assert (caracal.zone_id, caracal.application_id) == ("z", "app")
-        assert caracal._upstreams == {"http://up": "r://1", "http://v": "r"}
+        made = {binding.prefix: binding.resource for binding in caracal._passage()._bindings}
+        assert made == {"http://up": "r://1", "http://v": "r"}
         assert "SECRET" not in repr(caracal)
         await caracal.http().aclose()
 
