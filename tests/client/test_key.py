@@ -91,7 +91,7 @@ def test_a_file_that_is_no_key_says_which_file_and_nothing_of_it(name: str, tmp_
     file = tmp_path / "key.pem"
     file.write_text(UNFIT[name])
     with pytest.raises(
-        ValueError, match="key.pem: (not the unencrypted PEM|a key must be)"
+        ValueError, match=r"key\.pem: (not the unencrypted PEM|a key must be)"
     ) as raised:
         ClientKey.from_file(file)
     assert not any(line and line in str(raised.value) for line in UNFIT[name].splitlines())
