@@ -129,20 +129,24 @@ class Core:
         raise AssertionError  # count() has no end
 
     def _proven(self, call: Call[Any], after: float) -> Flow[Outcome]:
-        """Send; once more, at once, when the server wants another proof (RFC 9449, 8 and 9).
+        """Send; again, at once, when the server wants another proof (RFC 9449, sections 8 and 9).
 
-        What was refused for its proof was not carried out, so this is no retry.
+        What was refused for its proof was not carried out, so this is no retry. For the nonce, and
+        for the time, a server is believed once: who is not satisfied then never will be.
         """
         prover = self.options.prover
         if prover is None:
             return (yield self._attempt(call, after))
         url, _ = self.options.at(call.base)
-        used = prover.known(url)
-        outcome = yield self._attempt(call, after)
-        if _learnt(prover, url, outcome) and prover.can_do_better(used, url, _code_of(outcome)):
-            outcome = yield self._attempt(call, 0.0)
-            _learnt(prover, url, outcome)
-        return outcome
+        believed: set[str | None] = set()
+        while True:
+            used = prover.known(url)
+            outcome = yield self._attempt(call, after)
+            code = _learnt(prover, url, outcome)
+            if code in believed or not prover.can_do_better(used, url, code):
+                return outcome
+            believed.add(code)
+            after = 0.0
 
     def _attempt(self, call: Call[Any], after: float) -> Attempt:
         url, token = self.options.at(call.base)
@@ -241,17 +245,13 @@ class _Walk(Generic[T]):
         return chunk.page.items
 
 
-def _learnt(prover: Prover, url: str, outcome: Outcome) -> bool:
-    """Let the prover learn from an answer; say whether it asks who sends the request."""
+def _learnt(prover: Prover, url: str, outcome: Outcome) -> str | None:
+    """Let the prover learn from an answer; return why it refuses who sends the request."""
     if not isinstance(outcome, Answer):
-        return False
+        return None
     prover.learn(url, outcome.headers)
     prover.learn_time(outcome.headers)
-    return outcome.status in (400, 401)
-
-
-def _code_of(outcome: Outcome) -> str | None:
-    if not isinstance(outcome, Answer):
+    if outcome.status not in (400, 401):
         return None
     return challenge_of(outcome.headers) or refusal_of(outcome).code
 

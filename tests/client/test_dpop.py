@@ -213,6 +213,17 @@ async def test_a_clock_that_is_wrong(kind: Kind, ahead: int) -> None:
     assert len(servers.requests) == 3
 
 
+async def test_a_wrong_clock_and_then_a_nonce(kind: Kind) -> None:
+    date = (datetime.now(UTC) + timedelta(hours=1)).strftime("%a, %d %b %Y %H:%M:%S GMT")
+    replies = (
+        refusal(400, "invalid_dpop_proof", Date=date),
+        refusal(400, "use_dpop_nonce", Date=date, DPoP_Nonce="one"),
+    )
+    servers = Servers(*replies)
+    await Side(kind, servers).token()
+    assert nonces(servers.requests) == [None, None, "one"]
+
+
 async def test_a_proof_that_is_refused_for_another_reason(kind: Kind) -> None:
     servers = Servers(refusal(400, "invalid_dpop_proof", Date="Thu, 99 Foo"))
     with pytest.raises(AdminApiError, match="invalid_dpop_proof"):
