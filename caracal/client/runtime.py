@@ -429,7 +429,7 @@ class Runtime(Acting[E], ABC, Generic[E, H]):
 
 
 class Caracal(Runtime[AsyncPlans, httpx.AsyncClient]):
-    """An application whose agents act: asynchronous, for one event loop.
+    """An application whose agents act: asynchronous, for one event loop. ``Runtime`` says how.
 
     >>> async with Caracal.from_env() as caracal:
     ...     async with caracal.spawn() as agent:

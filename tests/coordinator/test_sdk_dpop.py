@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 
 from caracal import clock
-from caracal.client import AdminApiError, Caracal, SyncCaracal
+from caracal.client import AdminApiError, AdminTransportError, Caracal, SyncCaracal
 from caracal.client.key import ClientKey
 from caracal.mandate import peek
 from caracal.services.sts.app import create_app
@@ -111,3 +113,35 @@ async def test_a_key_in_place_of_the_secret(
     given["client_key"] = ClientKey.generate()
     with pytest.raises(AdminApiError, match="access_denied"):
         await worked(kind, given, resource)
+
+
+class Moving(httpx.AsyncHTTPTransport):
+    """Takes what is for ``http://sts.example`` to where the STS is now."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base = httpx.URL("http://127.0.0.1:9")
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if request.url.host == "sts.example":
+            request.url = request.url.copy_with(host=self.base.host, port=self.base.port)
+        return await super().handle_async_request(request)
+
+
+async def test_an_sts_that_is_started_anew(crew: Crew, asking: str) -> None:
+    """One that asks for nonces, nobody, one that asks for none, and the first one again."""
+    moving = Moving()
+    plain = crew.settings.sts_url
+    async with httpx.AsyncClient(transport=moving) as http:
+        given = bound(crew, "http://sts.example", http_client=http, retries=0)
+        async with Caracal(**given) as caracal, AsyncExitStack() as stack:
+            for base in (asking, None, plain, asking):
+                moving.base = httpx.URL(base or "http://127.0.0.1:9")
+                if base is None:
+                    caracal.tokens.forget()
+                    with pytest.raises(AdminTransportError):
+                        await caracal.tokens.token()
+                    continue
+                caracal.tokens.forget()
+                await stack.enter_async_context(caracal.spawn())
+    assert set((await crew.statuses()).values()) == {"terminated"}
