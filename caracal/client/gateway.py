@@ -13,6 +13,7 @@ from caracal.client.dpop import Known, Prover, challenge_of
 from caracal.client.envelope import envelope_headers
 from caracal.client.link import origin
 from caracal.client.options import check_url
+from caracal.client.plan import Walk
 
 _REPLACED = frozenset(
     {
@@ -170,13 +171,10 @@ class GatewayTransport(httpx.AsyncBaseTransport):
             AdminTransportError: the STS did not answer.
             CaracalError: ``hop_limit_exceeded``.
         """
-        passage, outcome = self._gate.passage(request), None
-        try:
-            while True:
-                outcome = await self._outcome(passage.send(outcome))
-        except StopIteration as end:
-            answer: httpx.Response = end.value
-            return answer
+        walk = Walk(self._gate.passage(request))
+        for step in walk:
+            walk.sent(await self._outcome(step))
+        return walk.result
 
     async def aclose(self) -> None:
         """Close what sends."""
@@ -203,13 +201,10 @@ class SyncGatewayTransport(httpx.BaseTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send one request; raises as ``GatewayTransport`` does."""
-        passage, outcome = self._gate.passage(request), None
-        try:
-            while True:
-                outcome = self._outcome(passage.send(outcome))
-        except StopIteration as end:
-            answer: httpx.Response = end.value
-            return answer
+        walk = Walk(self._gate.passage(request))
+        for step in walk:
+            walk.sent(self._outcome(step))
+        return walk.result
 
     def close(self) -> None:
         """Close what sends."""

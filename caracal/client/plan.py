@@ -7,14 +7,16 @@ drivers (``plan_sync.py``, ``plan_async.py``) only carry the steps out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from caracal.client.call import Call
 from caracal.client.core import Core
 from caracal.errors import CaracalError
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -59,6 +61,39 @@ class Inside(Generic[T]):
 Step = Ask | Share | Make | End
 Plan = Generator[Step, Any, T]
 Scope = Generator[Step | Inside[T], Any, None]
+
+
+class Walk(Generic[S, T]):
+    """A walk through a generator's steps: each is followed by what became of it.
+
+    >>> for step in walk:
+    ...     walk.sent(outcome_of(step))
+    >>> walk.result
+    """
+
+    result: T
+
+    def __init__(self, steps: Generator[S, Any, T]) -> None:
+        self._steps = steps
+        self._onward: Callable[[], S] = partial(steps.send, None)
+
+    def __iter__(self) -> Iterator[S]:
+        return self
+
+    def __next__(self) -> S:
+        try:
+            return self._onward()
+        except StopIteration as end:
+            self.result = end.value
+            raise
+
+    def sent(self, outcome: Any) -> None:
+        """Tell the step's outcome, when it is gone on."""
+        self._onward = partial(self._steps.send, outcome)
+
+    def failed(self, error: BaseException) -> None:
+        """Raise the step's failure there, when it is gone on."""
+        self._onward = partial(self._steps.throw, error)
 
 
 def inside(value: T) -> Scope[T]:

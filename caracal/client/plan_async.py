@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any, Generic, TypeVar, final
 
 import httpx
 
 from caracal.client.asynchronous import Async
-from caracal.client.plan import Ask, End, Inside, Make, Plan, Scope, Share, Step
+from caracal.client.plan import Ask, End, Inside, Make, Plan, Scope, Share, Step, Walk
 from caracal.client.settled import finished, made
 
 T = TypeVar("T")
@@ -72,31 +71,27 @@ class AsyncPlans:
 
     async def run(self, plan: Plan[T]) -> T:
         """Follow a plan; return what it returns."""
-        advance: Callable[[], Step] = partial(plan.send, None)
-        try:
-            while True:
-                advance = await self._advance(plan, advance())
-        except StopIteration as end:
-            result: T = end.value
-            return result
+        walk = Walk(plan)
+        for step in walk:
+            try:
+                walk.sent(await self._outcome(step))
+            except BaseException as error:  # noqa: BLE001 - raised in the plan
+                walk.failed(error)
+        return walk.result
 
     @asynccontextmanager
     async def scope(self, plan: Scope[T]) -> AsyncIterator[T]:
         """Follow a plan around the body of an ``async with``."""
-        advance: Callable[[], Step | Inside[T]] = partial(plan.send, None)
-        try:
-            while True:
-                step = advance()
+        walk = Walk(plan)
+        for step in walk:
+            try:
                 if isinstance(step, Inside):
-                    try:
-                        yield step.value
-                        advance = partial(plan.send, None)
-                    except BaseException as error:  # noqa: BLE001 - raised in the plan
-                        advance = partial(plan.throw, error)
+                    yield step.value
+                    walk.sent(None)
                 else:
-                    advance = await self._advance(plan, step)
-        except StopIteration:
-            return
+                    walk.sent(await self._outcome(step))
+            except BaseException as error:  # noqa: BLE001 - raised in the plan
+                walk.failed(error)
 
     async def close(self) -> None:
         """End what is under way; close the HTTP client, if it is ours."""
@@ -104,12 +99,6 @@ class AsyncPlans:
             await flight.close()
         if self._is_ours:
             await self._http.aclose()
-
-    async def _advance(self, plan: Any, step: Step) -> Callable[[], Any]:
-        try:
-            return partial(plan.send, await self._outcome(step))
-        except BaseException as error:  # noqa: BLE001 - raised in the plan
-            return partial(plan.throw, error)
 
     async def _outcome(self, step: Step) -> Any:
         match step:

@@ -6,12 +6,11 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
-from functools import partial
 from typing import Any, Generic, TypeVar, final
 
 import httpx
 
-from caracal.client.plan import Ask, End, Inside, Make, Plan, Scope, Share, Step
+from caracal.client.plan import Ask, End, Inside, Make, Plan, Scope, Share, Step, Walk
 from caracal.client.sync import Sync, begun
 from caracal.errors import CaracalError
 
@@ -60,42 +59,32 @@ class SyncPlans:
 
     def run(self, plan: Plan[T]) -> T:
         """Follow a plan; return what it returns."""
-        advance: Callable[[], Step] = partial(plan.send, None)
-        try:
-            while True:
-                advance = self._advance(plan, advance())
-        except StopIteration as end:
-            result: T = end.value
-            return result
+        walk = Walk(plan)
+        for step in walk:
+            try:
+                walk.sent(self._outcome(step))
+            except BaseException as error:  # noqa: BLE001 - raised in the plan
+                walk.failed(error)
+        return walk.result
 
     @contextmanager
     def scope(self, plan: Scope[T]) -> Iterator[T]:
         """Follow a plan around the body of a ``with``."""
-        advance: Callable[[], Step | Inside[T]] = partial(plan.send, None)
-        try:
-            while True:
-                step = advance()
+        walk = Walk(plan)
+        for step in walk:
+            try:
                 if isinstance(step, Inside):
-                    try:
-                        yield step.value
-                        advance = partial(plan.send, None)
-                    except BaseException as error:  # noqa: BLE001 - raised in the plan
-                        advance = partial(plan.throw, error)
+                    yield step.value
+                    walk.sent(None)
                 else:
-                    advance = self._advance(plan, step)
-        except StopIteration:
-            return
+                    walk.sent(self._outcome(step))
+            except BaseException as error:  # noqa: BLE001 - raised in the plan
+                walk.failed(error)
 
     def close(self) -> None:
         """Close the HTTP client, if it is ours."""
         if self._is_ours:
             self._http.close()
-
-    def _advance(self, plan: Any, step: Step) -> Callable[[], Any]:
-        try:
-            return partial(plan.send, self._outcome(step))
-        except BaseException as error:  # noqa: BLE001 - raised in the plan
-            return partial(plan.throw, error)
 
     def _outcome(self, step: Step) -> Any:
         match step:

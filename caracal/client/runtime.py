@@ -6,7 +6,6 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
 
 import httpx
@@ -28,6 +27,7 @@ from caracal.client.ambient import (
     TokenSource,
 )
 from caracal.client.call import Call
+from caracal.client.closing import AsyncClosing, Closing
 from caracal.client.core import Core
 from caracal.client.dpop import Prover
 from caracal.client.envelope import Place, current, envelope_headers, new_trace, standing
@@ -428,7 +428,7 @@ class Runtime(Acting[E], ABC, Generic[E, H]):
         """Return what carries the plans out."""
 
 
-class Caracal(Runtime[AsyncPlans, httpx.AsyncClient]):
+class Caracal(Runtime[AsyncPlans, httpx.AsyncClient], AsyncClosing):
     """An application whose agents act: asynchronous, for one event loop. ``Runtime`` says how.
 
     >>> async with Caracal.from_env() as caracal:
@@ -458,22 +458,11 @@ class Caracal(Runtime[AsyncPlans, httpx.AsyncClient]):
         await self._plans.close()
         self.tokens.forget()
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.aclose()
-
     def _driver(self, http_client: httpx.AsyncClient | None) -> AsyncPlans:
         return AsyncPlans(http_client)
 
 
-class SyncCaracal(Runtime[SyncPlans, httpx.Client]):
+class SyncCaracal(Runtime[SyncPlans, httpx.Client], Closing):
     """``Caracal`` without an event loop: the same methods and arguments; threads may share it.
 
     >>> with SyncCaracal.from_env() as caracal:
@@ -505,17 +494,6 @@ class SyncCaracal(Runtime[SyncPlans, httpx.Client]):
         """Forget the token; close the connections, unless the HTTP client was given."""
         self._plans.close()
         self.tokens.forget()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _driver(self, http_client: httpx.Client | None) -> SyncPlans:
         return SyncPlans(http_client)
