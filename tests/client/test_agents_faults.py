@@ -8,7 +8,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import httpx
@@ -19,6 +21,9 @@ from caracal.client import AdminApiError, AdminTransportError, Caracal, SyncCara
 from caracal.foreign_jwt import taken_apart
 from tests.client.both import Kind
 from tests.client.faulty import Behaviour, answer, dripping, faulty, raw, reset, silent
+from tests.threads import engines_dropped_here
+
+__all__ = ["engines_dropped_here"]
 
 LIMIT = 30.0  # s, for what takes none
 NOW = "Retry-After: 0"
@@ -132,7 +137,7 @@ class Interrupting:
         main = threading.main_thread().ident
         assert main is not None
         end = time.monotonic() + LIMIT
-        while "wait" not in _functions(main):
+        while not _waits(main):
             assert time.monotonic() < end
             time.sleep(0.001)
         signal.pthread_kill(main, signal.SIGINT)
@@ -143,12 +148,14 @@ class Interrupting:
         raise KeyboardInterrupt
 
 
-def _functions(thread: int) -> set[str]:
-    frame, found = sys._current_frames()[thread], set()
+def _waits(thread: int) -> bool:
+    """Say whether a thread waits for a future: beyond beginning the work, before its outcome."""
+    frame: FrameType | None = sys._current_frames()[thread]
     while frame is not None:
-        found.add(frame.f_code.co_name if "threading" in frame.f_code.co_filename else "")
-        frame = frame.f_back  # type: ignore[assignment]
-    return found
+        if frame.f_code in (Future.result.__code__, wait.__code__):
+            return True
+        frame = frame.f_back
+    return False
 
 
 @pytest.fixture

@@ -19,6 +19,9 @@ from caracal.client.plan_async import AsyncPlans
 from caracal.client.plan_sync import SyncPlans
 from caracal.trace import Hint
 from tests.client.both import Kind, Script, ok, refused
+from tests.threads import engines_dropped_here
+
+__all__ = ["engines_dropped_here"]
 
 LIMIT = 30.0  # s, for what takes none
 

@@ -21,6 +21,9 @@ from caracal.client.key import ClientKey
 from caracal.foreign_jwt import ForeignJwt, taken_apart
 from caracal.services.dpop import check
 from tests.client.both import Kind, ok
+from tests.threads import engines_dropped_here
+
+__all__ = ["engines_dropped_here"]
 
 KEY = ClientKey.generate()
 STS, COORDINATOR, GATEWAY = "http://sts", "http://coordinator", "http://gw/base"

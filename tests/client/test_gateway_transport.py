@@ -21,6 +21,9 @@ from caracal.client.wsgi import EnvelopeMiddleware as WsgiMiddleware
 from caracal.trace import Hint, read_hint
 from tests.client.both import Kind, Script, ok
 from tests.signing import ec_key, pem_of
+from tests.threads import engines_dropped_here
+
+__all__ = ["engines_dropped_here"]
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 BINDINGS = {

@@ -21,6 +21,9 @@ from tests.client.both import KINDS, Kind
 from tests.coordinator.running import Crew, Ship
 from tests.coordinator.test_sdk import options
 from tests.sts.world import ISSUER, serving, settings
+from tests.threads import engines_dropped_here
+
+__all__ = ["engines_dropped_here"]
 
 KEY = ClientKey.generate()
 

@@ -30,6 +30,9 @@ from tests.gateway.scene import settings as gateway_settings
 from tests.making import in_zone
 from tests.sts.world import ISSUER, serving
 from tests.sts.world import settings as sts_settings
+from tests.threads import engines_dropped_here
+
+__all__ = ["engines_dropped_here"]
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 30.0  # s, for an example to run

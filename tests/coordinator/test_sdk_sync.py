@@ -17,6 +17,9 @@ from caracal.client.envelope import current
 from caracal.mandate import peek
 from tests.coordinator.running import Crew
 from tests.coordinator.test_sdk import options
+from tests.threads import engines_dropped_here
+
+__all__ = ["engines_dropped_here"]
 
 T = TypeVar("T")
 
