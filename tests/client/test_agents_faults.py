@@ -118,11 +118,12 @@ AGENT = {"id": "agent", "application_id": "app", "subject_session_id": "s", "dep
 
 
 class Interrupting:
-    """STS and Coordinator of a blocking client; presses Ctrl-C before it answers ``method``."""
+    """STS and Coordinator of a blocking client; presses Ctrl-C twice before it answers one."""
 
     def __init__(self, method: str) -> None:
-        self.method, self.came = method, threading.Event()
+        self.method, self.came, self.presses = method, threading.Event(), 0
         self.asked: list[str] = []
+        self._interrupted: FrameType | None = None
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         if request.url.path.endswith("/token"):
@@ -130,6 +131,7 @@ class Interrupting:
         self.asked.append(request.method)
         if request.method == self.method:
             self.press()
+            self.press()  # impatience changes nothing
         return httpx.Response(200, json=AGENT)
 
     def press(self) -> None:
@@ -137,25 +139,26 @@ class Interrupting:
         main = threading.main_thread().ident
         assert main is not None
         end = time.monotonic() + LIMIT
-        while not _waits(main):
+        while (found := _waiting(main)) is None or found is self._interrupted:
             assert time.monotonic() < end
             time.sleep(0.001)
+        self._interrupted = found
+        self.came.clear()
         signal.pthread_kill(main, signal.SIGINT)
         assert self.came.wait(LIMIT)
+        self.presses += 1
 
     def notice(self, *_: Any) -> None:
         self.came.set()
         raise KeyboardInterrupt
 
 
-def _waits(thread: int) -> bool:
-    """Say whether a thread waits for a future: beyond beginning the work, before its outcome."""
+def _waiting(thread: int) -> FrameType | None:
+    """Return where a thread waits for a future: beyond beginning the work, before its outcome."""
     frame: FrameType | None = sys._current_frames()[thread]
-    while frame is not None:
-        if frame.f_code in (Future.result.__code__, wait.__code__):
-            return True
+    while frame is not None and frame.f_code not in (Future.result.__code__, wait.__code__):
         frame = frame.f_back
-    return False
+    return frame
 
 
 @pytest.fixture
@@ -177,6 +180,7 @@ def test_ctrl_c_while_an_agent_begins_or_ends(pressing: Interrupting) -> None:
     ):
         body.append("ran")
     assert pressing.asked == ["POST", "DELETE"], "made and undone, or ended"
+    assert pressing.presses == 2
     assert body == ([] if pressing.method == "POST" else ["ran"])
 
 
