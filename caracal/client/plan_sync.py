@@ -25,8 +25,10 @@ class SyncFlight(Generic[T]):
         self._future: Future[T] | None = None
 
     def join(self, work: Callable[[], T]) -> T:
-        """Wait for the work under way, or begin it: on a thread of its own, as an interrupt of
-        one who waits is not the others'."""
+        """Wait for the work under way, or begin it.
+
+        It has a thread of its own: who waits and is interrupted (Ctrl-C) ends it for nobody else.
+        """
         with self._lock:
             future = self._future
             if future is None:
