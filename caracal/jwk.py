@@ -76,15 +76,17 @@ def thumbprint(key: PublicKey) -> str:
 
     Made of its numbers, not of what the JWK looked like: a key has one.
     """
-    members: dict[str, str]
+    return encode_base64url(sha256(orjson.dumps(members(key))).digest()).decode()
+
+
+def members(key: PublicKey) -> dict[str, str]:
+    """Return the members that a public key needs as JWK, in the order of RFC 7638, section 3.3."""
     if isinstance(key, ec.EllipticCurvePublicKey):
         point = key.public_numbers()
-        members = {"crv": "P-256", "kty": "EC", "x": _number(point.x, _COORDINATE_BYTES)}
-        members["y"] = _number(point.y, _COORDINATE_BYTES)
-    else:
-        numbers = key.public_numbers()
-        members = {"e": _number(numbers.e), "kty": "RSA", "n": _number(numbers.n)}
-    return encode_base64url(sha256(orjson.dumps(members)).digest()).decode()
+        x, y = (_number(value, _COORDINATE_BYTES) for value in (point.x, point.y))
+        return {"crv": "P-256", "kty": "EC", "x": x, "y": y}
+    numbers = key.public_numbers()
+    return {"e": _number(numbers.e), "kty": "RSA", "n": _number(numbers.n)}
 
 
 def _verify_es256(key: ec.EllipticCurvePublicKey, signed: bytes, signature: bytes) -> bool:

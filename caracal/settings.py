@@ -169,6 +169,7 @@ class Settings(BaseSettings):
     access_token_typ: Literal["JWT", "at+jwt"] = "JWT"  # noqa: S105  a media type
 
     # Coordinator
+    coordinator_url: HttpUrl = ""
     caracal_coordinator_token: str = _secret()
     agent_coordinator_scope: str = "agent:lifecycle"
     max_depth: Count = 10

@@ -4,7 +4,8 @@
 >>> client = AdminClient(api_url="http://localhost:3000", admin_token="cat_...")
 >>> client.zones.list()
 
-``Caracal`` is for the agents: it spawns them and hands authority on. What resource servers need
+``Caracal`` is for the agents: it spawns them and hands authority on; ``SyncCaracal`` does so
+without an event loop. What resource servers need
 stands in ``caracal.client.verify``, ``revocation``, ``guard`` and ``fastapi``.
 """
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 from caracal.client.call import NULL, Page
 from caracal.client.client import AdminClient, AsyncAdminClient, LocalBootstrapResult
 from caracal.client.errors import AdminApiError, AdminCancelledError, AdminTransportError
-from caracal.client.runtime import Caracal
+from caracal.client.runtime import Caracal, SyncCaracal
 from caracal.client.token import discover_admin_token
 from caracal.errors import CaracalError
 
@@ -28,5 +29,6 @@ __all__ = [
     "CaracalError",
     "LocalBootstrapResult",
     "Page",
+    "SyncCaracal",
     "discover_admin_token",
 ]

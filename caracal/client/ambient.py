@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NotRequired, TypedDict
+from functools import partial
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
-import httpx
-
-from caracal.client.asynchronous import Async
 from caracal.client.call import Call
 from caracal.client.core import Core
 from caracal.client.errors import INVALID_RESPONSE, AdminApiError, AdminTransportError
 from caracal.client.options import Endpoint
+from caracal.client.plan import Ask, Plan, Share
+from caracal.client.planned import Acting, E, planned
+
+if TYPE_CHECKING:
+    from caracal.client.key import ClientKey
 
 GRANT_TYPE = "urn:ietf:params:oauth:grant-type:token-exchange"
 ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - a type's name
+ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 REFRESH_SECONDS = 60.0
 """A token with less life left is not used for new calls."""
-_LAST_SECONDS = 35.0  # the Gateway refuses a bearer with less
+_LAST_SECONDS = 36.0  # the Gateway refuses a bearer with less than 35
 _JWT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
 
 
@@ -39,23 +43,37 @@ class IssuedToken(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Who an application is to the STS."""
+    """Who an application is to the STS: by its secret, or by a key of its ``jwks`` (RFC 7523)."""
 
     zone_id: str
     application_id: str
-    client_secret: str = field(repr=False)
+    client_secret: str | None = field(default=None, repr=False)
+    client_key: ClientKey | None = None
+    key_id: str | None = None
+    """Of the registered key; its thumbprint (RFC 7638) if None."""
+
+    def proof(self, audience: str, now: float) -> Mapping[str, str]:
+        """Return the fields of a form by which the application proves itself, once.
+
+        Args:
+            audience: the issuer.
+            now: Unix seconds, as the STS counts them.
+        """
+        if self.client_key is None:
+            return {"client_secret": self.client_secret or ""}
+        key_id = self.key_id or self.client_key.thumbprint
+        signed = self.client_key.assertion(key_id, self.application_id, audience, now=now)
+        return {"client_assertion_type": ASSERTION_TYPE, "client_assertion": signed}
 
 
 class TokenEndpoint:
     """The STS's token endpoint, as one application calls it."""
 
-    def __init__(self, sts: Endpoint, credentials: Credentials, http: httpx.AsyncClient) -> None:
-        self._credentials = credentials
-        core = Core(sts)
-        self._answer = Async(core, http, None).bound(core.answer)
+    def __init__(self, sts: Endpoint, credentials: Credentials) -> None:
+        self._sts, self._credentials = sts, credentials
 
-    async def issue(self, resources: Sequence[str], **members: Any) -> IssuedToken:
-        """Exchange the application's secret; further form fields by name, None is left out.
+    def issue(self, resources: Sequence[str], **members: Any) -> Plan[IssuedToken]:
+        """Exchange the application's proof; further form fields by name, None is left out.
 
         Raises:
             AdminApiError: the STS refused; ``interaction_required`` has its challenge in ``body``.
@@ -65,15 +83,21 @@ class TokenEndpoint:
             "grant_type": GRANT_TYPE,
             "zone_id": self._credentials.zone_id,
             "application_id": self._credentials.application_id,
-            "client_secret": self._credentials.client_secret,
             "resource": list(resources),
             **members,
         }
-        call: Call[IssuedToken] = Call("api", "POST", "/oauth/2/token", body, form=True)
-        return _checked(await self._answer(call))
+        call: Call[IssuedToken] = Call(
+            "api", "POST", "/oauth/2/token", body, form=True, fresh=self._proof
+        )
+        issued = yield Ask(Core(self._sts), call)
+        return _checked(issued, "dpop" if self._sts.prover.binds else "bearer")
+
+    def _proof(self) -> Mapping[str, str]:
+        audience = (self._sts.public_url or self._sts.url).removesuffix("/")
+        return self._credentials.proof(audience, self._sts.prover.now())
 
 
-class TokenSource:
+class TokenSource(Acting[E]):
     """The ambient mandate, fetched when it is needed and again before it ends.
 
     Whoever needs one while it is fetched waits for the same fetch. It stays in memory only.
@@ -81,17 +105,21 @@ class TokenSource:
 
     def __init__(
         self,
+        plans: E,
         endpoint: TokenEndpoint,
         resources: Sequence[str],
         scope: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__(plans)
         self._endpoint, self._resources, self._scope = endpoint, tuple(resources), scope
         self._clock = clock
-        self._token, self._ends = "", float("-inf")
-        self._fetch: asyncio.Task[str] | None = None
+        self._flight = plans.flight()
+        self._writing = threading.Lock()
+        self._forgotten = 0
+        self._held = ("", float("-inf"))
 
-    async def token(self) -> str:
+    def plan(self) -> Plan[str]:
         """Return a token with at least 60 s to live, or the longest-lived that the STS gives.
 
         While the STS cannot be reached, one with less is good as long as the Gateway takes it.
@@ -100,58 +128,52 @@ class TokenSource:
             AdminApiError: the STS refused.
             AdminTransportError: no answer came.
         """
-        if self._left() >= REFRESH_SECONDS:
-            return self._token
-        if self._fetch is None:
-            self._fetch = asyncio.create_task(self._fetched())
-            self._fetch.add_done_callback(_seen)
+        if token := self._with(REFRESH_SECONDS):
+            return token
         try:
-            # Shielded: the fetch serves everyone who waits, not only the first who may go away.
-            return await asyncio.shield(self._fetch)
+            fetched: str = yield Share(self._flight, partial(self._fetched, self._forgotten))
+            return fetched
         except (AdminTransportError, AdminApiError) as error:
             away = isinstance(error, AdminTransportError) or error.status >= 500
-            if away and self._left() > _LAST_SECONDS:
-                return self._token
+            if away and (token := self._with(_LAST_SECONDS)):
+                return token
             raise
+
+    token = planned(plan)
 
     def forget(self) -> None:
         """Drop the token, as after its session was revoked; the next call fetches another."""
-        self._token, self._ends, self._fetch = "", float("-inf"), None
+        with self._writing:
+            self._held, self._forgotten = ("", float("-inf")), self._forgotten + 1
+        self._flight.drop()
 
-    async def close(self) -> None:
-        """End a fetch under way, and forget the token."""
-        fetch = self._fetch
-        self.forget()
-        if fetch is not None:
-            fetch.cancel()
-            await asyncio.wait([fetch])
+    def _with(self, seconds: float) -> str:
+        """Return the token if it has so long to live, else nothing."""
+        token, ends = self._held
+        return token if ends - self._clock() >= seconds else ""
 
-    def _left(self) -> float:
-        return self._ends - self._clock()
-
-    async def _fetched(self) -> str:
-        fetch = asyncio.current_task()
-        try:
-            asked = self._clock()
-            issued = await self._endpoint.issue(self._resources, scope=self._scope or None)
-            if self._fetch is fetch:  # else it was forgotten meanwhile
-                self._token, self._ends = issued["access_token"], asked + issued["expires_in"]
-            return issued["access_token"]
-        finally:
-            if self._fetch is fetch:
-                self._fetch = None
+    def _fetched(self, forgotten: int) -> Plan[str]:
+        if token := self._with(REFRESH_SECONDS):  # another thread's fetch has just ended
+            return token
+        asked = self._clock()
+        issued = yield from self._endpoint.issue(self._resources, scope=self._scope or None)
+        token = issued["access_token"]
+        with self._writing:
+            if forgotten == self._forgotten:  # else it was forgotten meanwhile
+                self._held = (token, asked + issued["expires_in"])
+        return token
 
 
-def _seen(fetch: asyncio.Task[str]) -> None:
-    """Look at how a fetch ended, in case nobody waits for it any more."""
-    if not fetch.cancelled():
-        fetch.exception()
-
-
-def _checked(issued: IssuedToken) -> IssuedToken:
+def _checked(issued: IssuedToken, token_type: str) -> IssuedToken:
     token, life = issued.get("access_token"), issued.get("expires_in")
     if not isinstance(token, str) or not _JWT.fullmatch(token):
-        raise AdminApiError(200, INVALID_RESPONSE, {}, description="no JWT was issued")
+        raise _unusable("no JWT was issued")
     if type(life) not in (int, float) or life <= 0:
-        raise AdminApiError(200, INVALID_RESPONSE, {}, description="the token has no life")
+        raise _unusable("the token has no life")
+    if str(issued.get("token_type", "bearer")).lower() != token_type:  # RFC 9449, section 5
+        raise _unusable("the token is not bound as it should be")
     return issued
+
+
+def _unusable(description: str) -> AdminApiError:
+    return AdminApiError(200, INVALID_RESPONSE, {}, description=description)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
@@ -48,6 +48,8 @@ class Call(Generic[T]):
     """Headers of this call only."""
     form: bool = False
     """The body is a form, lists are repeated fields."""
+    fresh: Callable[[], Mapping[str, Any]] | None = field(default=None, repr=False)
+    """Makes further members of the body, for each attempt anew: a proof is good once."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Collection
-from types import TracebackType
-from typing import NotRequired, Self, TypedDict
+from typing import NotRequired, TypedDict
 
 import httpx
 
@@ -17,6 +16,7 @@ from caracal.client.application import Applications
 from caracal.client.asynchronous import Async
 from caracal.client.audit import Audit
 from caracal.client.call import Call, api
+from caracal.client.closing import AsyncClosing, Closing
 from caracal.client.core import Core
 from caracal.client.delegation import Delegations
 from caracal.client.grant import Grants
@@ -98,7 +98,7 @@ class Plane(Namespace[D]):
         )
 
 
-class AdminClient(Plane[Sync]):
+class AdminClient(Plane[Sync], Closing):
     """Client of the control plane and of the Coordinator.
 
     >>> from caracal.client import AdminClient
@@ -155,19 +155,8 @@ class AdminClient(Plane[Sync]):
         """Close the connections, unless the HTTP client was given."""
         self._driver.close()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class AsyncAdminClient(Plane[Async]):
+class AsyncAdminClient(Plane[Async], AsyncClosing):
     """``AdminClient`` with coroutines: the same namespaces, methods and arguments.
 
     >>> async with AsyncAdminClient(api_url=url, admin_token=token) as client:
@@ -202,14 +191,3 @@ class AsyncAdminClient(Plane[Async]):
     async def aclose(self) -> None:
         """Close the connections, unless the HTTP client was given."""
         await self._driver.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.aclose()

@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl, urlsplit
 from caracal import clock
 from caracal.client.answer import Answer, Outcome, items_of, object_of, refusal_of, unusable
 from caracal.client.call import Base, Call, Listing, Page, content, form, with_query
+from caracal.client.dpop import Prover, challenge_of
 from caracal.client.errors import (
     ADMIN_REQUEST_FAILED,
     ADMIN_REQUEST_TIMEOUT,
@@ -61,6 +62,13 @@ class Configured(Protocol):
 
     def retries_of(self, method: str) -> int:
         """Return how often a request of this method may be sent again."""
+
+    @property
+    def prover(self) -> Prover | None:
+        """Return what shows the server whose key a token is bound to; None: no token is."""
+
+    def htu(self, url: str) -> str:
+        """Return a URL as the server itself calls it (RFC 9449, section 4.2)."""
 
 
 class Core:
@@ -108,7 +116,7 @@ class Core:
         """
         after = 0.0
         for attempt in count():
-            outcome = yield self._attempt(call, after)
+            outcome = yield from self._proven(call, after)
             if isinstance(outcome, Answer):
                 self._learn(outcome)
                 if outcome.success:
@@ -120,11 +128,30 @@ class Core:
             after = delay
         raise AssertionError  # count() has no end
 
+    def _proven(self, call: Call[Any], after: float) -> Flow[Outcome]:
+        """Send; again, at once, when the server wants another proof (RFC 9449, sections 8 and 9).
+
+        What was refused for its proof was not carried out, so this is no retry. For the nonce, and
+        for the time, a server is believed once: who is not satisfied then never will be.
+        """
+        prover = self.options.prover
+        if prover is None:
+            return (yield self._attempt(call, after))
+        url, _ = self.options.at(call.base)
+        believed: set[str | None] = set()
+        while True:
+            used = prover.known(url)
+            outcome = yield self._attempt(call, after)
+            code = _learnt(prover, url, outcome)
+            if code in believed or not prover.can_do_better(used, url, code):
+                return outcome
+            believed.add(code)
+            after = 0.0
+
     def _attempt(self, call: Call[Any], after: float) -> Attempt:
         url, token = self.options.at(call.base)
         headers = {"Accept": "application/json", **call.headers}
-        if token is not None:
-            headers["Authorization"] = f"Bearer {token}"
+        headers |= self._shown(call.method, url + call.target, token)
         if call.body is not None:
             headers["Content-Type"] = _FORM if call.form else "application/json"
         if call.method == "GET" and self._min_position:
@@ -137,6 +164,11 @@ class Core:
             reads=not call.nothing,
             after=after,
         )
+
+    def _shown(self, method: str, url: str, token: str | None) -> dict[str, str]:
+        if self.options.prover is not None:
+            return self.options.prover.shown(method, url, token, self.options.htu(url))
+        return {} if token is None else {"Authorization": f"Bearer {token}"}
 
     def _delay(self, attempt: int, outcome: Outcome) -> float | None:
         """Return the seconds until the next attempt; None when it cannot help."""
@@ -213,10 +245,22 @@ class _Walk(Generic[T]):
         return chunk.page.items
 
 
+def _learnt(prover: Prover, url: str, outcome: Outcome) -> str | None:
+    """Let the prover learn from an answer; return why it refuses who sends the request."""
+    if not isinstance(outcome, Answer):
+        return None
+    prover.learn(url, outcome.headers)
+    prover.learn_time(outcome.headers)
+    if outcome.status not in (400, 401):
+        return None
+    return challenge_of(outcome.headers) or refusal_of(outcome).code
+
+
 def _written(call: Call[Any]) -> bytes | None:
     if call.body is None:
         return None
-    return form(call.body) if call.form else content(call.body)
+    body = call.body if call.fresh is None else {**call.body, **call.fresh()}
+    return form(body) if call.form else content(body)
 
 
 def _at_cursor(call: Call[Any], cursor: str) -> Call[Any]:

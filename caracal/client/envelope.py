@@ -55,6 +55,11 @@ def current() -> Place:
     return _place.get()
 
 
+def stand(place: Place) -> None:
+    """Stand at ``place`` from now on, in this context."""
+    _place.set(place)
+
+
 @contextmanager
 def standing(place: Place) -> Iterator[Place]:
     """Stand at ``place`` for as long as the context lasts."""

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from caracal.client.call import Base
+from caracal.client.dpop import Prover
 from caracal.client.errors import COORDINATOR_TOKEN_NOT_CONFIGURED, COORDINATOR_URL_NOT_CONFIGURED
 from caracal.client.link import origin, printable
 from caracal.errors import CaracalError
@@ -56,6 +57,14 @@ class Options:
             )
         return self.coordinator_url.removesuffix("/"), self.coordinator_token
 
+    @property
+    def prover(self) -> None:
+        """Return None: admin tokens are bound to no key."""
+
+    def htu(self, url: str) -> str:
+        """Return the URL."""
+        return url
+
     def retries_of(self, method: str) -> int:
         """Return how often a request of this method may be sent again."""
         listed = self.retry_methods is None or method in {
@@ -77,6 +86,9 @@ class Endpoint:
     token: str | None = field(default=None, repr=False)
     timeout_ms: int = 30_000
     retries: int = 3
+    prover: Prover = field(default_factory=Prover)
+    public_url: str | None = None
+    """What the server calls itself, if that is not ``url``."""
 
     def __post_init__(self) -> None:
         check_url(self.name, self.url)
@@ -86,6 +98,11 @@ class Endpoint:
     def at(self, base: Base) -> tuple[str, str | None]:
         """Return URL and bearer."""
         return self.url.removesuffix("/"), self.token
+
+    def htu(self, url: str) -> str:
+        """Return a URL as the server itself calls it."""
+        base = self.url.removesuffix("/")
+        return (self.public_url or base).removesuffix("/") + url.removeprefix(base)
 
     def retries_of(self, method: str) -> int:
         """Return how often a request may be sent again."""

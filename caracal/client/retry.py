@@ -40,7 +40,7 @@ def retry_after(text: str | None, now: datetime) -> float | None:
     text = text.strip()
     if _NUMBER.fullmatch(text):
         return _bounded(float(text))
-    moment = _date(text)
+    moment = http_date(text)
     return None if moment is None else _bounded((moment - now).total_seconds())
 
 
@@ -48,7 +48,8 @@ def _bounded(seconds: float) -> float:
     return min(max(seconds, 0.0), RETRY_AFTER_CAP)
 
 
-def _date(text: str) -> datetime | None:
+def http_date(text: str) -> datetime | None:
+    """Return the moment that a ``Date`` or ``Retry-After`` names; None: it is no date."""
     if not _DATE.fullmatch(text):
         return None
     try:

@@ -25,6 +25,25 @@ _POLL_SECONDS = 0.02
 """How late a ``cancel`` may be noticed: no thread waits for two events at once."""
 
 
+def begun(work: Callable[[], T]) -> Future[T]:
+    """Begin work on a thread of its own, in a copy of the caller's context."""
+    future: Future[T] = Future()
+
+    def carry_out() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - raised where the caller waits
+            future.set_exception(error)
+
+    run = contextvars.copy_context().run
+    thread = threading.Thread(target=run, args=(carry_out,), daemon=True, name="caracal-client")
+    try:
+        thread.start()
+    except RuntimeError:  # no thread more, as at the interpreter's end: without the limit, then
+        carry_out()
+    return future
+
+
 @final
 class Sync:
     """The driver of ``AdminClient``.
@@ -82,19 +101,9 @@ class Sync:
             raise AdminCancelledError
         abandoned = threading.Event()
         try:
-            return self._within(self._begun(attempt, abandoned))
+            return self._within(begun(lambda: self._fetch(attempt, abandoned)))
         finally:
             abandoned.set()
-
-    def _begun(self, attempt: Attempt, abandoned: threading.Event) -> Future[Outcome]:
-        future: Future[Outcome] = Future()
-        run, arguments = contextvars.copy_context().run, (self._work, future, attempt, abandoned)
-        thread = threading.Thread(target=run, args=arguments, daemon=True, name="caracal-client")
-        try:
-            thread.start()
-        except RuntimeError:  # no thread more, as at the interpreter's end: without the limit, then
-            self._work(future, attempt, abandoned)
-        return future
 
     def _within(self, future: Future[Outcome]) -> Outcome:
         end = monotonic() + self._seconds
@@ -105,12 +114,6 @@ class Sync:
                 return Failed(TimeoutError(f"{self._seconds} s are over"), timed_out=True)
             wait([future], left if self._poll is None else min(left, self._poll))
         return future.result()
-
-    def _work(self, future: Future[Outcome], attempt: Attempt, abandoned: threading.Event) -> None:
-        try:
-            future.set_result(self._fetch(attempt, abandoned))
-        except BaseException as error:  # noqa: BLE001 - raised where the caller waits
-            future.set_exception(error)
 
     def _fetch(self, attempt: Attempt, abandoned: threading.Event) -> Outcome:
         body = Body()

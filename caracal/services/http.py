@@ -40,6 +40,8 @@ Header = tuple[bytes, bytes]
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _KNOWN_ID = "caracal.request_id"
+_HOST = re.compile(rb"[A-Za-z0-9._:\[\]-]{1,255}")
+_WEB_SCHEMES = {"ws": "http", "wss": "https"}
 HARDENING: list[Header] = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -165,13 +167,27 @@ def too_large(limit: int) -> TooLarge:
 
 def bearer_of(scope: Scope) -> str | None:
     """Return the bearer token, trimmed; None without one. Exactly ``Bearer ``, one header."""
+    return credential_of(scope, b"Bearer ")
+
+
+def credential_of(scope: Scope, scheme: bytes) -> str | None:
+    """Return what a request's one ``Authorization`` has behind ``scheme``, trimmed, or None."""
     values = [value for key, value in scope["headers"] if key == b"authorization"]
-    if len(values) != 1 or not values[0].startswith(b"Bearer "):
+    if len(values) != 1 or not values[0].startswith(scheme):
         return None
     try:
-        return values[0][7:].decode("ascii").strip() or None
+        return values[0].removeprefix(scheme).decode("ascii").strip() or None
     except UnicodeDecodeError:
         return None
+
+
+def public_base(scope: Scope, configured: str) -> str:
+    """Return the base that this server is called by: as configured, else as the request says."""
+    if configured:
+        return configured
+    host = header(scope, b"host") or b""
+    scheme = _WEB_SCHEMES.get(scope["scheme"], scope["scheme"])
+    return f"{scheme}://{host.decode() if _HOST.fullmatch(host) else 'localhost'}"
 
 
 def is_bearer(scope: Scope, expected: str) -> bool:

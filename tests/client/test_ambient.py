@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 from urllib.parse import parse_qs
 
 import httpx
@@ -12,8 +15,15 @@ from caracal.client import AdminApiError, AdminTransportError, Caracal
 from caracal.client.ambient import Credentials, TokenEndpoint, TokenSource
 from caracal.client.envelope import Place, standing
 from caracal.client.options import Endpoint
+from caracal.client.plan_async import AsyncPlans
+from caracal.client.plan_sync import SyncPlans
 from caracal.trace import Hint
-from tests.client.both import Script, ok, refused
+from tests.client.both import Kind, Script, ok, refused
+from tests.threads import engines_dropped_here
+
+__all__ = ["engines_dropped_here"]
+
+LIMIT = 30.0  # s, for what takes none
 
 
 class Clock:
@@ -27,16 +37,19 @@ def issued(token: str, life: object = 3600) -> httpx.Response:
     return ok({"access_token": f"{token}.b.c", "expires_in": life})
 
 
-def source(clock: Clock, handler: Script) -> TokenSource:
-    http = httpx.AsyncClient(transport=httpx.MockTransport(handler))
+def source(clock: Clock, handler: Any, kind: Kind = "async") -> TokenSource[Any]:
+    transport = httpx.MockTransport(handler)
+    plans: AsyncPlans | SyncPlans = AsyncPlans(httpx.AsyncClient(transport=transport))
+    if kind == "sync":
+        plans = SyncPlans(httpx.Client(transport=transport))
     sts = Endpoint("sts_url", "http://sts/base/", retries=0)
-    endpoint = TokenEndpoint(sts, Credentials("z", "app", "SECRET"), http)
-    return TokenSource(endpoint, ["resource://a", "resource://b"], "agent:lifecycle", clock)
+    endpoint = TokenEndpoint(sts, Credentials("z", "app", "SECRET"))
+    return TokenSource(plans, endpoint, ["resource://a", "resource://b"], "agent:lifecycle", clock)
 
 
-async def test_the_form_of_the_contract() -> None:
+async def test_the_form_of_the_contract(kind: Kind) -> None:
     script = Script(issued("one"))
-    assert await source(Clock(), script).token() == "one.b.c"
+    assert await token_of(source(Clock(), script, kind)) == "one.b.c"
     request = script.requests[0]
     assert (str(request.url), request.method) == ("http://sts/base/oauth/2/token", "POST")
     assert request.headers["content-type"] == "application/x-www-form-urlencoded"
@@ -51,12 +64,12 @@ async def test_the_form_of_the_contract() -> None:
     }
 
 
-async def test_it_is_fetched_again_before_it_ends() -> None:
+async def test_it_is_fetched_again_before_it_ends(kind: Kind) -> None:
     clock, script = Clock(), Script(issued("one", 100), issued("two"))
-    tokens = source(clock, script)
+    tokens = source(clock, script, kind)
     for now, token in ((0.0, "one"), (40.0, "one"), (40.1, "two"), (3000.0, "two")):
         clock.now = now
-        assert await tokens.token() == f"{token}.b.c"
+        assert await token_of(tokens) == f"{token}.b.c"
     assert len(script.requests) == 2
 
 
@@ -69,9 +82,7 @@ async def test_one_fetch_for_all_though_the_first_goes_away() -> None:
         await gate.wait()
         return issued("one")
 
-    http = httpx.AsyncClient(transport=httpx.MockTransport(held))
-    sts = Endpoint("sts_url", "http://sts")
-    tokens = TokenSource(TokenEndpoint(sts, Credentials("z", "a", "s"), http), ["r"], "s", clock)
+    tokens = source(clock, held)
     first, *others = [asyncio.create_task(tokens.token()) for _ in range(10)]
     while not asked:
         await asyncio.sleep(0)
@@ -79,7 +90,56 @@ async def test_one_fetch_for_all_though_the_first_goes_away() -> None:
     gate.set()
     assert set(await asyncio.gather(*others)) == {"one.b.c"}
     assert (asked, first.cancelled() or first.cancelling()) == (1, True)
-    await tokens.close()
+    await tokens._plans.close()
+
+
+def away(gone: bool) -> httpx.Response | Exception:
+    return httpx.ConnectError("lost") if gone else refused(503)
+
+
+async def token_of(tokens: TokenSource[Any]) -> str:
+    """Ask for the token, as this kind of source is asked."""
+    if isinstance(tokens._plans, SyncPlans):
+        return await asyncio.to_thread(tokens.token)  # type: ignore[arg-type]
+    token: str = await tokens.token()
+    return token
+
+
+def test_one_fetch_for_all_threads_though_the_first_goes_away() -> None:
+    gate, asked, calls = threading.Event(), threading.Event(), 0
+
+    def held(_: httpx.Request) -> httpx.Response:
+        nonlocal calls
+        calls += 1
+        asked.set()
+        assert gate.wait(LIMIT)
+        return issued("one")
+
+    tokens = source(Clock(), held, "sync")
+    with ThreadPoolExecutor(32) as pool:
+        waiting = [pool.submit(tokens.token) for _ in range(32)]
+        assert asked.wait(LIMIT)
+        gate.set()
+        assert {each.result(LIMIT) for each in waiting} == {"one.b.c"}
+    assert calls == 1
+
+
+def test_all_threads_are_told_of_a_failure_and_the_next_asks_again() -> None:
+    script = Script(refused(401), issued("one"))
+    tokens = source(Clock(), script, "sync")
+    with pytest.raises(AdminApiError):
+        tokens.token()
+    assert tokens.token() == "one.b.c"
+
+
+def test_a_thread_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_more(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none_more)
+    tokens = source(Clock(), Script(issued("one")), "sync")
+    assert tokens.token() == "one.b.c"
+    assert tokens._flight._future is None
 
 
 class StsDouble:
@@ -109,27 +169,30 @@ def sts() -> StsDouble:
     return StsDouble()
 
 
-@pytest.mark.parametrize("reply", [refused(503), httpx.ConnectError("lost")])
+@pytest.mark.parametrize("gone", [True, False])
 async def test_an_sts_that_is_away_costs_nothing_at_first(
-    reply: httpx.Response | Exception,
+    kind: Kind,
+    gone: bool,
 ) -> None:
-    clock, script = Clock(), Script(issued("one", 100), reply, reply)
-    tokens = source(clock, script)
-    await tokens.token()
+    clock, script = Clock(), Script(issued("one", 100), *(away(gone) for _ in range(2)))
+    tokens = source(clock, script, kind)
+    await token_of(tokens)
     clock.now = 60.0
-    assert await tokens.token() == "one.b.c"
+    assert await token_of(tokens) == "one.b.c"
     clock.now = 65.0
     with pytest.raises((AdminApiError, AdminTransportError)):
-        await tokens.token()
+        await token_of(tokens)
 
 
-async def test_a_refusal_counts_at_once() -> None:
+async def test_a_refusal_counts_at_once(kind: Kind) -> None:
     clock = Clock()
-    tokens = source(clock, Script(issued("one", 100), refused(401, {"error": "access_denied"})))
-    await tokens.token()
+    tokens = source(
+        clock, Script(issued("one", 100), refused(401, {"error": "access_denied"})), kind
+    )
+    await token_of(tokens)
     clock.now = 50.0
     with pytest.raises(AdminApiError, match="access_denied"):
-        await tokens.token()
+        await token_of(tokens)
 
 
 async def test_a_forgotten_fetch_is_not_kept() -> None:
@@ -155,16 +218,16 @@ async def test_a_forgotten_fetch_is_not_kept() -> None:
         {"access_token": "a.b.c", "expires_in": 0},
     ],
 )
-async def test_an_answer_that_is_no_token(body: object) -> None:
+async def test_an_answer_that_is_no_token(kind: Kind, body: object) -> None:
     with pytest.raises(AdminApiError, match="invalid_response"):
-        await source(Clock(), Script(ok(body))).token()
+        await token_of(source(Clock(), Script(ok(body)), kind))
 
 
-async def test_no_text_has_the_secret() -> None:
+async def test_no_text_has_the_secret(kind: Kind) -> None:
     script = Script(refused(401))
-    tokens = source(Clock(), script)
+    tokens = source(Clock(), script, kind)
     with pytest.raises(AdminApiError) as raised:
-        await tokens.token()
+        await token_of(tokens)
     assert "SECRET" not in f"{raised.value!r} {tokens._endpoint._credentials!r}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,12 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from caracal.client import Caracal, CaracalError
+from caracal.client import Caracal, CaracalError, SyncCaracal
 from caracal.client.asgi import EnvelopeMiddleware
 from caracal.client.envelope import Place, current, envelope_headers, restored, standing
-from caracal.client.gateway import GatewayTransport
+from caracal.client.gateway import Gate, GatewayTransport, SyncGatewayTransport
+from caracal.client.key import ClientKey
+from caracal.client.wsgi import EnvelopeMiddleware as WsgiMiddleware
 from caracal.trace import Hint, read_hint
-from tests.client.both import Script, ok
+from tests.client.both import Kind, Script, ok
+from tests.signing import ec_key, pem_of
+from tests.threads import engines_dropped_here
+
+__all__ = ["engines_dropped_here"]
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 BINDINGS = {
@@ -31,13 +38,19 @@ async def token() -> str:
     return "t.o.k"
 
 
-async def sent(url: str, **options: Any) -> httpx.Request:
+async def sent(url: str, kind: Kind = "async", **options: Any) -> httpx.Request:
     """Call ``url`` by the transport; return what went out."""
     script = Script(ok({}))
-    inner = httpx.MockTransport(script)
-    transport = GatewayTransport("https://gw.example/proxy/", BINDINGS, token, inner)
-    async with httpx.AsyncClient(transport=transport) as http:
-        answer = await http.request(options.pop("method", "GET"), url, **options)
+    inner, gate = httpx.MockTransport(script), Gate("https://gw.example/proxy/", BINDINGS)
+    method = options.pop("method", "GET")
+    if kind == "sync":
+        blocking = SyncGatewayTransport(gate, lambda: "t.o.k", inner)
+        with httpx.Client(transport=blocking) as client:
+            answer = client.request(method, url, **options)
+    else:
+        transport = GatewayTransport(gate, token, inner)
+        async with httpx.AsyncClient(transport=transport) as http:
+            answer = await http.request(method, url, **options)
     assert str(answer.request.url) == str(httpx.URL(url)), "the caller sees its own URL"
     return script.requests[0]
 
@@ -57,8 +70,8 @@ async def sent(url: str, **options: Any) -> httpx.Request:
         ("https://user:pw@files.example/api/x", "resource://files", "/x"),
     ],
 )
-async def test_bound_upstreams(url: str, resource: str, path: str) -> None:
-    request = await sent(url, headers={"Authorization": "mine", "X-Caracal-Client-ID": "c"})
+async def test_bound_upstreams(kind: Kind, url: str, resource: str, path: str) -> None:
+    request = await sent(url, kind, headers={"Authorization": "mine", "X-Caracal-Client-ID": "c"})
     assert str(request.url) == f"https://gw.example/proxy{path}"
     assert request.headers.get_list("host") == ["gw.example"]
     assert request.headers.get_list("authorization") == ["Bearer t.o.k"]
@@ -79,11 +92,11 @@ async def test_bound_upstreams(url: str, resource: str, path: str) -> None:
         "http://other.example/any",
     ],
 )
-async def test_no_token_leaves_for_others(url: str) -> None:
+async def test_no_token_leaves_for_others(kind: Kind, url: str) -> None:
     with standing(Place(Hint("agent"))):
-        request = await sent(url, headers={"Authorization": "mine"})
+        request = await sent(url, kind, headers={"Authorization": "mine", "DPoP": "mine"})
     assert str(request.url) == url
-    assert request.headers["authorization"] == "mine"
+    assert (request.headers["authorization"], request.headers["dpop"]) == ("mine", "mine")
     assert not {"x-caracal-resource", "baggage", "traceparent"} & set(request.headers)
 
 
@@ -127,7 +140,23 @@ async def test_the_envelope_goes_along() -> None:
 )
 def test_what_cannot_be_bound(gateway: str, bindings: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=r"must be"):
-        GatewayTransport(gateway, bindings, token, httpx.MockTransport(Script()))
+        Gate(gateway, bindings)
+
+
+async def test_one_client_for_many_threads() -> None:
+    script = Script(*(ok({}) for _ in range(32)))
+    gate = Gate("https://gw.example", BINDINGS)
+    transport = SyncGatewayTransport(gate, lambda: "t.o.k", httpx.MockTransport(script))
+    with httpx.Client(transport=transport) as http:
+        url = "https://files.example/api/x"
+        await asyncio.gather(*(asyncio.to_thread(http.get, url) for _ in range(32)))
+    assert {str(request.url) for request in script.requests} == {"https://gw.example/x"}
+
+
+def test_a_gateway_is_needed_without_a_loop_too() -> None:
+    needed = pytest.raises(CaracalError, match="gateway_url_not_configured")
+    with SyncCaracal.from_env(ENVIRON) as caracal, needed:
+        caracal.http()
 
 
 async def test_a_gateway_is_needed_for_it() -> None:
@@ -194,6 +223,69 @@ async def test_requests_are_handled_at_their_place() -> None:
     assert current() == Place()
 
 
+# --- requests of WSGI -----------------------------------------------------------------------
+
+
+def environ_of(agent: str) -> dict[str, Any]:
+    baggage = f"caracal.agent_session={agent}"
+    return {"HTTP_TRACEPARENT": TRACE, "HTTP_BAGGAGE": baggage, "PATH_INFO": "/"}
+
+
+class Answer:
+    """An answer whose parts are made one by one, and which is closed."""
+
+    def __init__(self) -> None:
+        self.seen: list[str | None] = []
+
+    def __iter__(self) -> Any:
+        for part in (b"", b"one", b"two"):
+            self.seen.append(current().hint.agent_session)
+            yield part
+
+    def close(self) -> None:
+        self.seen.append(current().hint.agent_session)
+
+
+def test_wsgi_requests_are_handled_at_their_place() -> None:
+    answers: list[Answer] = []
+
+    def app(environ: Any, start_response: Any) -> Answer:
+        start_response(str(current().hint.agent_session), [])
+        assert envelope_headers()["traceparent"][:36] == TRACE[:36]
+        answers.append(Answer())
+        return answers[-1]
+
+    statuses: list[str] = []
+    guarded = WsgiMiddleware(app)
+    made = [guarded(environ_of(name), lambda status, _: statuses.append(status)) for name in "ab"]
+    parts = [part for both in zip(*made, strict=True) for part in both]  # one thread, by turns
+    for each in made:
+        each.close()  # type: ignore[attr-defined]
+    assert (statuses, parts) == (["a", "b"], [b"", b"", b"one", b"one", b"two", b"two"])
+    assert [answer.seen for answer in answers] == [["a"] * 4, ["b"] * 4]
+    assert current() == Place()
+
+
+def test_wsgi_answers_without_close_and_requests_without_envelope() -> None:
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        return [str(current().hint.agent_session).encode()]
+
+    guarded = WsgiMiddleware(app)
+    for environ, said in (({}, b"None"), ({"HTTP_BAGGAGE": "\xff=,"}, b"None")):
+        answer = guarded(environ, print)
+        assert list(answer) == [said]
+        answer.close()  # type: ignore[attr-defined]
+
+
+def test_a_wsgi_application_that_fails() -> None:
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        WsgiMiddleware(app)(environ_of("a"), print)
+    assert current() == Place()
+
+
 # --- from the environment -------------------------------------------------------------------
 
 ENVIRON = {
@@ -210,7 +302,8 @@ async def test_from_the_environment() -> None:
     more = {"CARACAL_GATEWAY_URL": "http://gw", "CARACAL_UPSTREAMS": "http://up=r://1 http://v=r"}
     async with Caracal.from_env(ENVIRON | more, timeout_ms=1) as caracal:
         assert (caracal.zone_id, caracal.application_id) == ("z", "app")
-        assert caracal._upstreams == {"http://up": "r://1", "http://v": "r"}
+        made = {binding.prefix: binding.resource for binding in caracal._passage()._bindings}
+        assert made == {"http://up": "r://1", "http://v": "r"}
         assert "SECRET" not in repr(caracal)
         await caracal.http().aclose()
 
@@ -231,6 +324,61 @@ def test_an_environment_that_cannot_work(change: dict[str, str], said: str) -> N
     with pytest.raises(ValueError, match=said) as raised:
         Caracal.from_env(ENVIRON | change)
     assert "SECRET" not in str(raised.value)
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> str:
+    file = tmp_path / "key.pem"
+    file.write_text(pem_of(ec_key()))
+    return str(file)
+
+
+async def test_keys_from_the_environment(key_file: str) -> None:
+    named = {"CARACAL_CLIENT_KEY_FILE": key_file, "CARACAL_CLIENT_KEY_ID": "k1"}
+    own = {name: value for name, value in ENVIRON.items() if "SECRET" not in name} | named
+    for change, binds in (
+        ({}, False),
+        ({"CARACAL_DPOP": "1"}, True),
+        ({"CARACAL_DPOP": " True "}, True),
+        ({"CARACAL_DPOP_KEY_FILE": key_file}, True),
+        ({"CARACAL_DPOP": "0", "CARACAL_DPOP_KEY_FILE": key_file}, False),
+    ):
+        async with Caracal.from_env(own | change) as caracal:
+            credentials = caracal._sts._credentials
+            assert (credentials.client_secret, credentials.key_id) == (None, "k1")
+            assert caracal._prover.binds is binds
+            assert key_file not in f"{caracal!r} {credentials!r}"
+    async with Caracal.from_env(own, client_secret="SECRET") as caracal:
+        assert caracal._sts._credentials.client_key is None
+    async with Caracal.from_env(ENVIRON, client_key=ClientKey.generate()) as caracal:
+        assert caracal._sts._credentials.client_secret is None
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"CARACAL_CLIENT_SECRET": ""},
+            "not set: CARACAL_CLIENT_SECRET or CARACAL_CLIENT_KEY_FILE",
+        ),
+        ({"CARACAL_CLIENT_KEY_FILE": "/nowhere/k"}, "CARACAL_CLIENT_KEY_FILE: .*k: No such file"),
+        ({"CARACAL_DPOP_KEY_FILE": "/dev/null"}, "CARACAL_DPOP_KEY_FILE: .*null: not the unencr"),
+        ({"CARACAL_DPOP": "perhaps"}, "CARACAL_DPOP must be 1 or 0"),
+        ({"CARACAL_ISSUER": "issuer"}, "issuer must be"),
+    ],
+)
+def test_keys_that_cannot_work(change: dict[str, str], said: str) -> None:
+    for which in (Caracal, SyncCaracal):
+        with pytest.raises(ValueError, match=said) as raised:
+            which.from_env(ENVIRON | change)
+        assert "SECRET" not in str(raised.value).removeprefix("not set: CARACAL_CLIENT_SECRET")
+
+
+def test_one_way_to_prove_oneself(key_file: str) -> None:
+    with pytest.raises(ValueError, match="not both"):
+        Caracal.from_env(ENVIRON | {"CARACAL_CLIENT_KEY_FILE": key_file})
+    with pytest.raises(ValueError, match="dpop must be"):
+        SyncCaracal.from_env(ENVIRON, dpop="yes")
 
 
 def test_a_bare_string_is_no_list_of_resources() -> None:

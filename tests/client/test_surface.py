@@ -194,9 +194,17 @@ def test_null_says_what_it_is() -> None:
 SNIPPET = """
 from collections.abc import AsyncIterator, Iterator
 from typing import assert_type
-from caracal.client import NULL, AdminClient, AsyncAdminClient, Page, discover_admin_token
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from caracal.client import (
+    NULL, AdminClient, AsyncAdminClient, Caracal, Page, SyncCaracal, discover_admin_token,
+)
+from caracal.client.acting import CreatedDelegationEdge
+from caracal.client.gateway import GatewayTransport, SyncGatewayTransport
+from caracal.client.runtime import Delegated
+import httpx
 from caracal.client.types import (
     ActiveDelegationEdge, AgentSession, Application, AuditDetail, AuditEvent, Grant,
+    IssuedToken,
     PolicyWithVersion, PolicyWithVersions, Policy, Resource, RevokedDelegation, Session, Zone,
 )
 
@@ -239,6 +247,43 @@ def wrong(client: AdminClient, later: AsyncAdminClient) -> None:
     client.zones.get("z")["title"]  # E: misc
     later.zones.get("z")["name"]  # E: index
     AdminClient("http://api", "t")  # E: call-arg
+
+def agents(caracal: SyncCaracal) -> None:
+    assert_type(SyncCaracal.from_env(dpop=True), SyncCaracal)
+    assert_type(caracal.spawn(kind="service"), AbstractContextManager[AgentSession])
+    with caracal.spawn() as agent, caracal.delegate(agent, scopes=["read"]) as edge:
+        assert_type(agent, AgentSession)
+        assert_type(edge, CreatedDelegationEdge)
+    with caracal.delegate_to_spawn(scopes=["read"]) as (child, edge):
+        assert_type(child, AgentSession)
+    assert_type(caracal.mandate("r", scopes=["read"], challenge_id="c"), IssuedToken)
+    assert_type(caracal.headers("GET", "http://u"), dict[str, str])
+    assert_type(caracal.tokens.token(), str)
+    assert_type(caracal.http(), httpx.Client)
+    assert_type(caracal.transport(), SyncGatewayTransport)
+
+async def later_agents(caracal: Caracal) -> None:
+    assert_type(Caracal.from_env(), Caracal)
+    assert_type(caracal.spawn(), AbstractAsyncContextManager[AgentSession])
+    async with caracal.delegate_to_spawn(scopes=["read"]) as made:
+        assert_type(made, Delegated)
+    async with caracal.delegate("a", scopes=["read"], revoke=True) as edge:
+        assert_type(edge, CreatedDelegationEdge)
+    assert_type(await caracal.mandate("r", ttl_seconds=5), IssuedToken)
+    assert_type(await caracal.headers(), dict[str, str])
+    assert_type(await caracal.tokens.token(), str)
+    assert_type(caracal.http(), httpx.AsyncClient)
+    assert_type(caracal.transport(), GatewayTransport)
+
+def wrong_agents(caracal: SyncCaracal, later: Caracal) -> None:
+    caracal.spawn(kind="daemon")  # E: arg-type
+    caracal.spawn(ttl="5")  # E: call-arg
+    caracal.delegate_to_spawn()  # E: call-arg
+    caracal.mandate("r", scopes=5)  # E: arg-type
+    later.mandate("r")["access_token"]  # E: index
+    caracal.tokens.token().decode()  # E: attr-defined
+    SyncCaracal.from_env(5)  # E: arg-type
+    SyncCaracal(zone_id="z")  # E: call-arg
 """.replace("RevokedDelegation,", "LocalBootstrapResult, RevokedDelegation,")
 
 

@@ -102,7 +102,6 @@ async def test_claims_that_are_wrong(crew: Crew) -> None:
         {"sub": ""},
         {"sub": 1},
         {"use": "per_call"},
-        {"cnf": {"jkt": "x"}},
         {"client_id": None},
         {"client_id": ""},
         {"anchors": "sid"},

@@ -30,6 +30,9 @@ from tests.gateway.scene import settings as gateway_settings
 from tests.making import in_zone
 from tests.sts.world import ISSUER, serving
 from tests.sts.world import settings as sts_settings
+from tests.threads import engines_dropped_here
+
+__all__ = ["engines_dropped_here"]
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 30.0  # s, for an example to run
@@ -57,6 +60,7 @@ class Stack:
             "CARACAL_RESOURCES": self.crew.tenant.resource.identifier,
             "CARACAL_GATEWAY_URL": self.gateway_url,
             "CARACAL_UPSTREAMS": f"{UPSTREAM}={FILES}",
+            "CARACAL_ISSUER": ISSUER,
         }
 
 
@@ -96,12 +100,18 @@ async def test_the_guide(
             "https://sts.example", ISSUER
         )
         compiled = compile(code, "docs/sdk.md", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-        if inspect.isawaitable(running := eval(compiled, names)):
-            await running
+        if compiled.co_flags & inspect.CO_COROUTINE:
+            await eval(compiled, names)
+        else:
+            await asyncio.to_thread(eval, compiled, names)
     await names["caracal"].aclose()
     await names["verifier"].aclose()
+    await asyncio.to_thread(names["signing"].close)
     printed = capsys.readouterr().out
-    for line in ("lead ", "child of ", "may ['read'] until", "True", "200 the report"):
+    for line in (
+        *("lead ", "child of ", "may ['read'] until", "True", "200 the report", "True True"),
+        *("bound 200", "DPoP ['Authorization', 'DPoP', ", "register dict_keys(['crv', "),
+    ):
         assert line in printed
     assert f"{stack.crew.application_id} may ['read']" in printed
     assert set((await stack.crew.statuses()).values()) == {"terminated"}
@@ -151,6 +161,18 @@ async def test_through_the_gateway(stack: Stack) -> None:
     assert headers[b":path"] == b"/report.txt"
     assert headers[b"baggage"] == f"caracal.agent_session={agent},caracal.hop=0".encode()
     assert peek(headers[b"authorization"].decode()[7:]).claims["aud"] == [FILES]
+
+
+async def test_bound_to_a_key(stack: Stack) -> None:
+    lines = await run("bound_to_a_key.py", stack.environ, UPSTREAM)
+    assert lines == ["200 the report, by an edge for read"] * 2 + ["stolen: 401 invalid_token"]
+    assert {headers[b":path"] for headers in stack.seen} == {b"/report.txt", b"/figures.txt"}
+    assert all(b"dpop" not in headers for headers in stack.seen)
+    agents = await stack.crew.statuses()
+    assert list(agents.values()) == ["terminated"] * 3
+    helpers = {headers[b"baggage"].decode().split(",")[0] for headers in stack.seen}
+    assert len(helpers) == 2
+    assert helpers < {f"caracal.agent_session={agent}" for agent in agents}
 
 
 async def test_a_resource_server(stack: Stack) -> None:

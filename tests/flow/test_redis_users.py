@@ -100,6 +100,7 @@ ALLOWED = [
     ("gateway", "SET seen:dpop:use 1 NX EX 300"),
     ("api", "EVALSHA digest 1 rl:dcr:zone"),
     ("coordinator", "EVALSHA digest 1 coordinator:verify:address"),
+    ("coordinator", "SET coordinator:dpop:use 1 NX EX 300"),
     ("worker", "RENAME caracal.grants.events caracal.grants.events.quarantine.1"),
     ("worker", f"XADD {AUDIT}.dlq * event forged"),
     ("worker", "XTRIM caracal.audit.events MINID 1"),

@@ -40,6 +40,7 @@ from caracal.services.http import App, Edge
 from caracal.services.jwks import jwks_fetcher
 from caracal.services.published import Published
 from caracal.services.refused_requests import Actor, Recorded, recording
+from caracal.services.sender import Senders
 from caracal.services.traced import FASTAPI_OFF, Traced, exporting
 from caracal.settings import Settings
 
@@ -156,11 +157,12 @@ async def _start(settings: Settings, stack: AsyncExitStack) -> Coordinator:
     view.tail = await _follow(settings, view, keys, stack)
     _, refused = await recording(settings, stack)
     tokens = Tokens(keys, settings.issuer_url, view)
+    senders = Senders(redis, "coordinator", settings.coordinator_url)
     return Coordinator(
         *parts,
         view=view,
         tokens=tokens,
-        identities=Identities(tokens, view, settings.agent_coordinator_scope),
+        identities=Identities(tokens, view, senders, settings.agent_coordinator_scope),
         limits=Limits(line, settings),
         counters=Counters(),
         refused=refused,

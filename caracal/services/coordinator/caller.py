@@ -9,6 +9,7 @@ from typing import Any
 
 from caracal.errors import Forbidden, Unauthenticated, Unavailable
 from caracal.ids import ID_PATTERN
+from caracal.jwk import ALGORITHMS
 from caracal.key_sets import JwksCache
 from caracal.mandate import (
     MAX_TOKEN_BYTES,
@@ -20,6 +21,8 @@ from caracal.mandate import (
     verify,
 )
 from caracal.services.coordinator.view import CoordinatorView
+from caracal.services.http import Scope, credential_of
+from caracal.services.sender import Senders, Shown, Unproven
 
 OPERATOR = "caracal-operator"
 ADMIN = "coordinator.admin"
@@ -124,23 +127,28 @@ class Tokens:
 class Identities:
     """Tells who calls, and whether they still may."""
 
-    def __init__(self, tokens: Tokens, view: CoordinatorView, scope: str) -> None:
-        self._tokens, self._view, self._scope = tokens, view, scope
+    def __init__(self, tokens: Tokens, view: CoordinatorView, senders: Senders, scope: str) -> None:
+        self._tokens, self._view, self._senders, self._scope = tokens, view, senders, scope
 
-    async def caller(self, token: str | None) -> Caller:
-        """Return who presents ``token``; its zone and standing are still to be checked.
+    async def caller(self, scope: Scope) -> Caller:
+        """Return who sends a request; its zone and standing are still to be checked.
 
         Raises:
-            Unauthenticated: 401 ``missing_token``, ``invalid_token``.
+            Unauthenticated: 401 ``missing_token``, ``invalid_token``, ``invalid_dpop_proof``.
             Forbidden: 403 ``missing_scope``.
         """
-        if token is None or len(token) > MAX_TOKEN_BYTES:
+        shown = _shown(scope)
+        if shown is None or len(shown.token) > MAX_TOKEN_BYTES:
             raise missing_token()
         try:
-            claims = await self._tokens.claims(token)
+            claims = await self._tokens.claims(shown.token)
             caller = _caller(claims)
         except InvalidMandate:
             raise invalid_token() from None
+        try:
+            await self._senders.proven(scope, shown, claims)
+        except Unproven as error:
+            raise SenderUnproven(error.code, str(error)) from None
         if self._scope not in caller.scopes:
             raise Forbidden("missing_scope", f"the token lacks the scope {self._scope}")
         return caller
@@ -164,6 +172,15 @@ class Identities:
             raise _revoked()
 
 
+def _shown(scope: Scope) -> Shown | None:
+    """Return the token of a request: exactly ``Bearer `` or ``DPoP ``, one header."""
+    if (token := credential_of(scope, b"Bearer ")) is not None:
+        return Shown(token)
+    if (token := credential_of(scope, b"DPoP ")) is not None:
+        return Shown(token, tuple(value for name, value in scope["headers"] if name == b"dpop"))
+    return None
+
+
 def _caller(claims: Claims) -> Caller:
     """Return who the claims name.
 
@@ -173,8 +190,6 @@ def _caller(claims: Claims) -> Caller:
     subject, client_id = claims.get("sub"), claims.get("client_id")
     if not isinstance(subject, str) or not subject or claims.get("use") == "per_call":
         raise InvalidMandate("no subject, or for one call")
-    if claims.get("cnf") is not None:  # RFC 9449, section 7.2: never as a plain bearer
-        raise InvalidMandate("bound to a key that is not shown here")
     scope = claims.get("scope")
     return Caller(
         client_id=client_id if isinstance(client_id, str) else "",
@@ -196,6 +211,14 @@ def _text(claims: Claims, name: str) -> str | None:
 def _listed(value: Any) -> Iterable[Any]:
     """RFC 7519, section 4.1.3: one audience may stand alone."""
     return value if isinstance(value, list) else (value,)
+
+
+class SenderUnproven(Unauthenticated):
+    """401: who sends a bound token does not prove to hold its key (RFC 9449, section 7.1)."""
+
+    def __init__(self, code: str, description: str) -> None:
+        super().__init__(code, description)
+        self.authenticate = f'DPoP error="{code}", algs="{" ".join(ALGORITHMS)}"'
 
 
 def missing_token() -> Unauthenticated:

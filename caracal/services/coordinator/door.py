@@ -18,7 +18,6 @@ from caracal.services.http import (
     Receive,
     Scope,
     Send,
-    bearer_of,
     is_bearer,
     raw_path,
 )
@@ -60,7 +59,7 @@ async def _admit(scope: Scope, parts: Coordinator) -> None:
     rest = unquote(match["rest"] or "") if match else ""  # as the routes see it
     caller = _operator(scope, parts.settings, zone_id, rest)
     if caller is None:
-        caller = await parts.identities.caller(bearer_of(scope))
+        caller = await parts.identities.caller(scope)
         _check_place(scope, zone_id, caller)
         await parts.identities.check_standing(caller)
     else:

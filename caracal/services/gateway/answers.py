@@ -8,9 +8,9 @@ from caracal.errors import CaracalError
 from caracal.jwk import ALGORITHMS
 from caracal.services.gateway.checks import Known
 from caracal.services.gateway.counters import Counters
-from caracal.services.gateway.metadata import base_url, metadata_url
+from caracal.services.gateway.metadata import metadata_url
 from caracal.services.gateway.refusals import ExchangeRefused, SenderUnproven, Undeliverable
-from caracal.services.http import Header, Scope, error_headers
+from caracal.services.http import Header, Scope, error_headers, public_base
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def refusal_headers(
 ) -> list[Header]:
     """Return what the answer of a refusal has above its body: how and when to try again."""
     if refusal.status == 401:
-        url = metadata_url(base_url(scope, gateway_url), known.zone_id, known.resource)
+        url = metadata_url(public_base(scope, gateway_url), known.zone_id, known.resource)
         return [(b"www-authenticate", each) for each in _challenges(refusal, known, url)]
     if isinstance(refusal, ExchangeRefused) and refusal.status in (429, 503):
         return [(b"retry-after", b"%d" % max(1, refusal.retry_after))]

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
 from redis.asyncio import Redis
 
-from caracal.events.store.redis import GONE
-from caracal.services.dpop import USE_SECONDS, InvalidProof, Proof, bound_to, check
+from caracal.services import sender
 from caracal.services.gateway.admission import Inbound
-from caracal.services.gateway.metadata import base_url
 from caracal.services.gateway.refusals import SenderUnproven
-from caracal.services.http import Scope, raw_path
+from caracal.services.http import Scope
 
 
 class Senders:
@@ -26,7 +23,7 @@ class Senders:
     """
 
     def __init__(self, redis: Redis, gateway_url: str, *, fail_open: bool) -> None:
-        self._redis, self._gateway_url, self._fail_open = redis, gateway_url, fail_open
+        self._senders = sender.Senders(redis, "seen", gateway_url, fail_open=fail_open)
 
     async def proven(self, scope: Scope, inbound: Inbound, claims: Mapping[str, Any]) -> str | None:
         """Return the thumbprint of the key that a token is bound to; None: to none.
@@ -40,30 +37,8 @@ class Senders:
             SenderUnproven: 401; bound and sent as Bearer, not bound and sent as DPoP, or the
                 proof does not fit or was used before.
         """
-        bound = bound_to(claims)
-        if bound is None and inbound.proofs is None:
-            return None
-        if bound is None or inbound.proofs is None:
-            scheme = "Bearer" if bound is None else "DPoP"
-            raise SenderUnproven("invalid_token", f"the token is to be sent as {scheme}")
-        proof = self._proof(scope, inbound.proofs, inbound.token)
-        if proof.jkt != bound:
-            raise SenderUnproven("invalid_token", "the token is bound to another key")
-        await self._first_use(proof)
-        return bound
-
-    def _proof(self, scope: Scope, sent: tuple[bytes, ...], token: str) -> Proof:
-        uri = base_url(scope, self._gateway_url) + raw_path(scope)
-        method = scope.get("method", "GET")  # a WebSocket's handshake
+        shown = sender.Shown(inbound.token, inbound.proofs)
         try:
-            return check(sent, method=method, uri=uri, now=time.time(), token=token)
-        except InvalidProof as error:
-            raise SenderUnproven("invalid_dpop_proof", f"DPoP proof: {error}") from None
-
-    async def _first_use(self, proof: Proof) -> None:
-        try:
-            first = await self._redis.set(f"seen:dpop:{proof.use}", "1", nx=True, ex=USE_SECONDS)
-        except GONE:
-            first = self._fail_open
-        if not first:
-            raise SenderUnproven("invalid_dpop_proof", "DPoP proof: used before")
+            return await self._senders.proven(scope, shown, claims)
+        except sender.Unproven as error:
+            raise SenderUnproven(error.code, str(error)) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -13,17 +12,6 @@ from caracal.services.gateway.view import GatewayView
 from caracal.services.http import Scope, header
 
 WELL_KNOWN = "/.well-known/oauth-protected-resource"
-_HOST = re.compile(rb"[A-Za-z0-9._:\[\]-]{1,255}")
-_SCHEMES = {"ws": "http", "wss": "https"}
-
-
-def base_url(scope: Scope, configured: str) -> str:
-    """Return the Gateway's public base: ``GATEWAY_URL``, else what the request was sent to."""
-    if configured:
-        return configured
-    host = header(scope, b"host") or b""
-    scheme = _SCHEMES.get(scope["scheme"], scope["scheme"])
-    return f"{scheme}://{host.decode() if _HOST.fullmatch(host) else 'localhost'}"
 
 
 def is_metadata(scope: Scope) -> bool:

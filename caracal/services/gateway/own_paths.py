@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 
 from caracal.errors import CaracalError, Unavailable
-from caracal.services.gateway.metadata import WELL_KNOWN, base_url, document, is_metadata
+from caracal.services.gateway.metadata import WELL_KNOWN, document, is_metadata
 from caracal.services.gateway.view import GatewayView
 from caracal.services.http import (
     ROUTE,
@@ -14,6 +14,7 @@ from caracal.services.http import (
     Scope,
     Send,
     is_bearer,
+    public_base,
     request_id_of,
     respond,
     respond_error,
@@ -50,7 +51,7 @@ class OwnPaths:
             await respond_error(send, error, request_id_of(scope))
 
     async def _metadata(self, scope: Scope, send: Send) -> None:
-        base = base_url(scope, self._settings.gateway_url)
+        base = public_base(scope, self._settings.gateway_url)
         path = scope["raw_path"].decode("ascii")
         found = await document(self._view, path, base, self._settings.issuer_url)
         headers = [(b"x-request-id", request_id_of(scope).encode())]
