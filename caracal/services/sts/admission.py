@@ -59,7 +59,7 @@ class Admission:
             Unavailable: 503, the view cannot be brought to the log's head.
         """
         request, now = call.request, clock.now()
-        context = read_call_context(request.call_context) if call.by_gateway else {}
+        context = read_call_context(request.call_context) if call.by_gateway else None
         client = await self.clients.authenticate(call, now)
         if not request.resources:
             raise Refused(bad_request("at least one resource is needed"), "exchange_denied")
@@ -71,7 +71,7 @@ class Admission:
         if subject is not None:
             self._check_client(call, zone, subject, actor)
         jkt = await self.senders.proven(call, (subject, actor), now)
-        resolved = await self.step_up.consumed(call, subject, now)
+        resolved = await self.step_up.consumed(call, subject, context, now)
         binding = await self._bound(call, zone, subject, now)
         return Exchange(
             request=request,

@@ -61,6 +61,7 @@ _EDGE = (
 
 def _context(exchange: Exchange) -> dict[str, Any]:
     binding, actor, subject = exchange.binding, exchange.actor, exchange.subject
+    call = exchange.call or {}
     return {
         "actor_claims": {
             **(actor.claims if actor else {}),
@@ -73,6 +74,6 @@ def _context(exchange: Exchange) -> dict[str, Any]:
         "delegation_edge_id": binding.delegation_edge_id,
         "challenge_resolved": exchange.challenge_resolved,
         "requested_scopes": list(exchange.request.scopes),
-        "http": exchange.call.get("http"),
-        "mcp": exchange.call.get("mcp"),
+        "http": call.get("http"),
+        "mcp": call.get("mcp"),
     }
