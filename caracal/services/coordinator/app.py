@@ -162,6 +162,7 @@ async def _start(settings: Settings, stack: AsyncExitStack) -> Coordinator:
         tokens=tokens,
         identities=Identities(tokens, view, settings.agent_coordinator_scope),
         limits=Limits(line, settings),
+        redis=redis,
         counters=Counters(),
         refused=refused,
     )

@@ -8,8 +8,8 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from caracal.dpop import USE_SECONDS, InvalidProof, Proof, bound_to, check
 from caracal.events.store.redis import GONE
-from caracal.services.dpop import USE_SECONDS, InvalidProof, Proof, bound_to, check
 from caracal.services.gateway.admission import Inbound
 from caracal.services.gateway.metadata import base_url
 from caracal.services.gateway.refusals import SenderUnproven
