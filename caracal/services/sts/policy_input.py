@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from caracal.policy.input_schema import INPUT_SCHEMA_VERSION
 from caracal.projections.memory import Row
 from caracal.services.sts.delegation import Exercised
 from caracal.services.sts.exchange import Exchange
@@ -14,6 +15,7 @@ def policy_input(exchange: Exchange, resource: Row) -> dict[str, Any]:
     application, binding = exchange.application, exchange.binding
     agent = binding.agent.row if binding.agent else None
     return {
+        "schema_version": INPUT_SCHEMA_VERSION,
         "principal": {
             "type": "Application",
             "id": application["id"],
