@@ -344,7 +344,11 @@ def _gateway(settings: Settings) -> None:
         raise ValueError("TLS_CERT_FILE and TLS_KEY_FILE go together")
     if settings.read_timeout <= settings.sts_timeout + settings.upstream_timeout:
         raise ValueError("READ_TIMEOUT must exceed STS_TIMEOUT + UPSTREAM_TIMEOUT")
-    if settings.is_runtime and not _is_safe_hop(settings.sts_url):
+    if settings.tls_cert_file is None and not (
+        settings.insecure_http or _is_loopback(settings.host)
+    ):
+        raise ValueError("HOST must be loopback without TLS_CERT_FILE, or INSECURE_HTTP true")
+    if not (settings.insecure_sts or _is_safe_hop(settings.sts_url)):
         raise ValueError("STS_URL must be https, unless its host is loopback or has no dot")
     private = settings.allow_private_upstreams == "true" and not settings.upstream_host_allowlist
     if settings.is_runtime and private:
@@ -355,7 +359,11 @@ def _is_safe_hop(url: str) -> bool:
     """Say whether plain HTTP to ``url`` stays on this machine or in the cluster's own network."""
     parts = urlsplit(url)
     host = parts.hostname or ""
-    if parts.scheme == "https" or not set(".:") & set(host):
+    return parts.scheme == "https" or not set(".:") & set(host) or _is_loopback(host)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
         return True
     try:
         return ip_address(host).is_loopback

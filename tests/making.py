@@ -224,6 +224,7 @@ def new_challenge(zone_id: str = ZONE, *, now: datetime | None = None, **members
         "secret": "the secret",
         "resources": ["resource://one"],
         "metadata": {"resource": "resource://one"},
+        "call": None,
     }
     with in_zone(zone_id):
         return Challenge.issue(
@@ -241,6 +242,7 @@ def consume(challenge: Challenge, now: datetime, **members: Any) -> Challenge:
         "resources": ["resource://one"],
         "scopes": (),
         "actor": Actor(),
+        "call": None,
     }
     with in_zone(str(challenge.zone_id)):
         challenge.consume(now=now, **(given | members))

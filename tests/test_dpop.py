@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from caracal import jwk
-from caracal.services.dpop import InvalidProof, Proof, bound_to, check
+from caracal.dpop import InvalidProof, Proof, Sent, Unproven, bound_to, check, holder
 from tests.signing import ec_key, public_jwk, rsa_key, signed
 
 KEY, RSA = ec_key(), rsa_key()
@@ -177,3 +177,51 @@ def test_any_bytes_are_a_proof_or_none(sent: bytes) -> None:
 )
 def test_what_a_token_is_bound_to(claims: dict[str, Any], expected: str | None) -> None:
     assert bound_to(claims) == expected
+
+
+JKT = jwk.thumbprint(jwk.public_key(public_jwk(KEY)))
+BOUND = {"cnf": {"jkt": JKT}}
+UNBOUND: dict[str, Any] = {}
+
+
+def sent(*proofs: bytes, method: str = "POST", uri: str = URI) -> Sent:
+    return Sent(method, uri, proofs)
+
+
+def test_the_holder_of_a_bound_token() -> None:
+    found = holder(BOUND, TOKEN, sent(proof(ath=ATH)), NOW)
+    assert found is not None
+    assert found.jkt == JKT
+    assert holder(UNBOUND, TOKEN, None, NOW) is None
+
+
+OTHER = ec_key()
+OTHERS = proof(OTHER, {"jwk": public_jwk(OTHER)}, ath=ATH)
+
+
+@pytest.mark.parametrize(
+    ("claims", "request_", "code"),
+    [
+        (BOUND, None, "invalid_token"),
+        (UNBOUND, sent(proof(ath=ATH)), "invalid_token"),
+        ({"cnf": {}}, sent(proof(ath=ATH)), "invalid_token"),
+        ({"cnf": {}}, None, "invalid_token"),
+        ({"cnf": {"jkt": ""}}, sent(proof(ath=ATH)), "invalid_token"),
+        (BOUND, sent(OTHERS), "invalid_token"),
+        (BOUND, sent(), "invalid_dpop_proof"),
+        (BOUND, sent(proof()), "invalid_dpop_proof"),  # of no token
+        (BOUND, sent(proof(ath=ATH[::-1])), "invalid_dpop_proof"),
+        (BOUND, sent(proof(ath=ATH), method="GET"), "invalid_dpop_proof"),
+        (BOUND, sent(proof(ath=ATH), uri="https://other.example"), "invalid_dpop_proof"),
+        (BOUND, sent(*[proof(ath=ATH)] * 2), "invalid_dpop_proof"),
+    ],
+    ids=[
+        *("as bearer", "bound to none", "no thumbprint", "nor proof", "empty thumbprint"),
+        *("another key", "no proof", "no ath", "wrong ath", "method", "uri", "two proofs"),
+    ],
+)
+def test_who_is_not_the_holder(claims: dict[str, Any], request_: Sent | None, code: str) -> None:
+    with pytest.raises(Unproven) as raised:
+        holder(claims, TOKEN, request_, NOW)
+    assert raised.value.code == code
+    assert raised.value.challenge == f'DPoP error="{code}", algs="ES256 RS256 PS256"'

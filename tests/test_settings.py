@@ -220,6 +220,36 @@ def test_gateway_sends_no_secret_over_a_plain_wire(
         assert refusal("gateway", given).startswith("STS_URL must be https")
 
 
+@pytest.mark.parametrize(
+    ("hop", "leave"),
+    [
+        ({"HOST": "0.0.0.0"}, "INSECURE_HTTP"),
+        ({"HOST": "10.0.0.1"}, "INSECURE_HTTP"),
+        ({"HOST": "::"}, "INSECURE_HTTP"),
+        ({"HOST": "gateway"}, "INSECURE_HTTP"),
+        ({"STS_URL": "http://sts.example.com"}, "INSECURE_STS"),
+        ({"STS_URL": "http://10.0.0.1:8080"}, "INSECURE_STS"),
+    ],
+    ids=["all", "private", "all of IPv6", "name", "sts", "private sts"],
+)
+def test_a_plain_wire_takes_leave_and_only_in_dev(
+    hop: dict[str, str], leave: str, tls: dict[str, str]
+) -> None:
+    (name,) = hop
+    assert refusal("gateway", DEV | hop).startswith(f"{name} must be")
+    assert load_settings("gateway", DEV | hop | {leave: "true"})
+    other = {"INSECURE_HTTP": "INSECURE_STS", "INSECURE_STS": "INSECURE_HTTP"}[leave]
+    assert refusal("gateway", DEV | hop | {other: "true"}).startswith(f"{name} must be")
+    only_dev = f"{leave} is for CARACAL_MODE=dev only"
+    assert refusal("gateway", RUNTIME | tls | hop | {leave: "true"}) == only_dev
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.8.0.1"])
+def test_on_this_machine_it_takes_none(host: str, tls: dict[str, str]) -> None:
+    assert load_settings("gateway", DEV | {"HOST": host}).host == host
+    assert load_settings("gateway", DEV | {"HOST": "0.0.0.0"} | tls).tls_cert_file
+
+
 def test_gateway_rules(tls: dict[str, str]) -> None:
     short = {"READ_TIMEOUT": "35s"}
     assert refusal("gateway", DEV | short).startswith("READ_TIMEOUT must exceed")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -10,10 +10,34 @@ from caracal.cli.collection import Things
 from caracal.cli.command import group
 from caracal.cli.connection import Cli
 
+_SAID_OF_CALLS = {"http": ("method", "path"), "mcp": ("method", "name")}
+
+
+def _with_call(found: dict[str, Any]) -> dict[str, Any]:
+    """Return a challenge with the call that it is for, in words, beside the other members."""
+    metadata = found.get("metadata_json")
+    called = metadata.get("call") if isinstance(metadata, dict) else None
+    said = []
+    for kind, members in _SAID_OF_CALLS.items():
+        if isinstance(told := (called or {}).get(kind), dict):
+            words = (str(told[name]) for name in members if told.get(name))
+            said.append(f"{kind}: {' '.join(words)}")
+    return {**found, "call": said}
+
+
 CHALLENGES = Things(
     noun="challenge",
     namespace="step_up_challenges",
-    columns=("id", "challenge_type", "session_id", "created_at", "expires_at", "satisfied_at"),
+    columns=(
+        "id",
+        "challenge_type",
+        "call",
+        "session_id",
+        "created_at",
+        "expires_at",
+        "satisfied_at",
+    ),
+    row=_with_call,
 )
 
 challenge = group()

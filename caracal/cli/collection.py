@@ -207,7 +207,8 @@ def _list(things: Things, app: typer.Typer) -> None:
 def _get(things: Things, app: typer.Typer) -> None:
     @things.command(app, "get", parameters=[things.which()], line=f"Show {_a(things.noun)}.")
     def run(cli: Cli, thing_id: str) -> None:
-        cli.out.record(things.call_one(cli, "get", thing_id), hidden=things.hidden)
+        found = things.call_one(cli, "get", thing_id)
+        cli.out.record(found if cli.as_json else things.row(found), hidden=things.hidden)
 
 
 def _create(things: Things, app: typer.Typer) -> None:

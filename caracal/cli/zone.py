@@ -19,6 +19,7 @@ ZONES = Things(
         Field("dcr_enabled", bool, "Let clients register themselves."),
         Field("pkce_required", bool, "Demand PKCE."),
         Field("login_flow", str, "How its users log in."),
+        Field("gateway_only", bool, "Issue mandates for resources to the Gateway only."),
     ),
     ending="its applications, sessions, agents and open streams end at once.",
     zoned=False,

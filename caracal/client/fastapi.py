@@ -12,7 +12,7 @@ from typing import Any
 from fastapi import HTTPException
 from fastapi.requests import HTTPConnection
 
-from caracal.client.guard import authorization, refusal_headers
+from caracal.client.guard import refusal_headers, verified
 from caracal.client.verify import Mandate, Verifier
 from caracal.errors import CaracalError
 
@@ -28,7 +28,7 @@ def mandate_with(verifier: Verifier, *required_scopes: str) -> Dependency:
 
     async def dependency(connection: HTTPConnection) -> Mandate:
         try:
-            return await verifier.verify_header(authorization(connection.scope), *required_scopes)
+            return await verified(verifier, connection.scope, *required_scopes)
         except CaracalError as error:
             detail = {"error": error.code, "error_description": error.description}
             raise HTTPException(error.status, detail, refusal_headers(error)) from None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 import orjson
 
 from caracal.client.asgi import App, Receive, Scope, Send
-from caracal.client.verify import Verifier, challenge
+from caracal.client.verify import Mandate, Verifier, challenge
+from caracal.dpop import Sent
 from caracal.errors import CaracalError, Forbidden, Unauthenticated, Unavailable
 
 MANDATE = "caracal.mandate"
@@ -31,17 +34,22 @@ class RequireMandate:
         if scope["type"] not in ("http", "websocket"):
             return await self._app(scope, receive, send)
         try:
-            given = authorization(scope)
-            scope[MANDATE] = await self._verifier.verify_header(given, *self._scopes)
+            scope[MANDATE] = await verified(self._verifier, scope, *self._scopes)
         except CaracalError as error:
             return await _refuse(scope, send, error)
         return await self._app(scope, receive, send)
 
 
-def authorization(scope: Scope) -> str | None:
-    """Return the one ``Authorization`` of a request; none when it is repeated."""
-    found = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
-    return found[0].decode("latin-1") if len(found) == 1 else None
+async def verified(verifier: Verifier, scope: Scope, *required_scopes: str) -> Mandate:
+    """Return the mandate of a request: its one ``Authorization``, none when it is repeated.
+
+    Raises:
+        CaracalError: as :meth:`Verifier.verify_header`.
+    """
+    found = _values(scope, b"authorization")
+    given = found[0].decode("latin-1") if len(found) == 1 else None
+    sent = _sent(scope, verifier.public_url)
+    return await verifier.verify_header(given, *required_scopes, sent=sent)
 
 
 def refusal_headers(error: CaracalError) -> dict[str, str]:
@@ -49,6 +57,19 @@ def refusal_headers(error: CaracalError) -> dict[str, str]:
     if isinstance(error, Unauthenticated | Forbidden):
         return {"WWW-Authenticate": challenge(error)}
     return {"Retry-After": str(error.retry_after)} if isinstance(error, Unavailable) else {}
+
+
+def _sent(scope: Scope, public_url: str | None) -> Sent | None:
+    """Return what a proof must be for; a WebSocket's handshake is a GET."""
+    if public_url is None:
+        return None
+    path = scope.get("raw_path") or quote(scope["path"]).encode()
+    uri = public_url + path.decode("latin-1").partition("?")[0]
+    return Sent(scope.get("method", "GET"), uri, _values(scope, b"dpop"))
+
+
+def _values(scope: Scope, wanted: bytes) -> list[bytes]:
+    return [value for name, value in scope["headers"] if name.lower() == wanted]
 
 
 async def _refuse(scope: Scope, send: Send, error: CaracalError) -> None:

@@ -18,6 +18,7 @@ class Zone(TypedDict):
     dcr_enabled: bool
     pkce_required: bool
     login_flow: str
+    gateway_only: bool
     created_at: str
     updated_at: str
 
@@ -28,6 +29,7 @@ class _ZoneMembers(TypedDict, total=False):
     dcr_enabled: bool | None
     pkce_required: bool | None
     login_flow: str | None
+    gateway_only: bool | None
 
 
 class ZoneInput(_ZoneMembers):

@@ -6,7 +6,7 @@ for the mandate; the log has the digest of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from hashlib import sha256
 from hmac import compare_digest
@@ -21,6 +21,10 @@ from caracal.events.zone import needs_zone
 ChallengeType = Literal["human_approval", "mfa", "software_attestation"]
 
 LIFE = timedelta(minutes=5)
+
+Called = Mapping[str, Any]
+"""The call behind the Gateway that a mandate is for: its ``http``, and for MCP its ``mcp``."""
+_UNKNOWN: Any = object()
 
 
 class Actor(NamedTuple):
@@ -88,6 +92,7 @@ class Challenge(Aggregate):
         secret: str,
         resources: Iterable[str],
         metadata: dict[str, Any],
+        call: Called | None,
         now: datetime,
     ) -> Self:
         """Begin a challenge that lives for 5 minutes.
@@ -98,6 +103,8 @@ class Challenge(Aggregate):
             secret: 32 random bytes in base64url, which are told to the caller alone.
             resources: all that the mandate is asked for, as the caller names them.
             metadata: what is shown to who agrees: so its scopes and its actor bind, too.
+            call: what the mandate is for; shown as well, so it binds. None: a mandate is asked
+                for without a call.
         """
         return cls._begin(
             cls.Issued,
@@ -108,7 +115,7 @@ class Challenge(Aggregate):
             challenge_type=challenge_type,
             secret_sha256=_digest(secret),
             resources_sha256=resources_sha256(resources),
-            metadata=metadata,
+            metadata={**metadata, "call": call},
             expires_at=clock.rfc3339(now + LIFE),
         )
 
@@ -137,6 +144,7 @@ class Challenge(Aggregate):
         resources: Iterable[str],
         scopes: Iterable[str],
         actor: Actor,
+        call: Called | None,
         now: datetime,
     ) -> None:
         """Use the challenge up: one mandate, for whom and for what it was issued.
@@ -148,6 +156,8 @@ class Challenge(Aggregate):
                 not ask for it.
             scopes: that the mandate shall have; fewer than were asked for will do.
             actor: the agent that acts, and the edge by which it does.
+            call: what the mandate is for: that very call, and with none, none. A challenge from
+                before calls were kept is for no call that there is.
 
         Raises:
             Unauthenticated: 401 ``access_denied``, whatever is missing: nothing is told apart.
@@ -160,6 +170,7 @@ class Challenge(Aggregate):
             compare_digest(self.resources_sha256, resources_sha256(resources)),
             set(scopes) <= set(self.metadata.get("requested_scopes", ())),
             actor == tuple(map(self.metadata.get, Actor._fields)),
+            self.metadata.get("call", _UNKNOWN) == call,
             self.satisfied_at is not None,
             not self.consumed,
             not self.expired(now),

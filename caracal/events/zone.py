@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import field
 from typing import Any, Literal, Self
 
 from caracal.errors import Conflict, Forbidden, NotFound
@@ -39,6 +40,7 @@ class Zone(Aggregate):
         pkce_required: bool
         login_flow: str
         data_key_ref: Private
+        gateway_only: bool = field(default=False, kw_only=True)
 
     class Changed(base.Changed):
         TOPIC = "zone.changed"
@@ -58,17 +60,25 @@ class Zone(Aggregate):
         pkce_required: bool,
         login_flow: str,
         data_key_ref: str,
+        gateway_only: bool = False,
     ) -> None:
         self.name, self.slug, self.org_id = name, slug, org_id
         self.dcr_enabled, self.pkce_required = dcr_enabled, pkce_required
         self.login_flow, self.data_key_ref = login_flow, data_key_ref
+        self.gateway_only = gateway_only
         self.archived = False
 
     @classmethod
     def create(
         cls, zone_id: str, *, slug: str, data_key: Secret, dcr_enabled: bool, **members: Any
     ) -> Self:
-        """Begin a zone. ``data_key`` is the sealed zone data key."""
+        """Begin a zone.
+
+        Args:
+            data_key: the sealed zone data key.
+            members: the others by name; with ``gateway_only`` mandates for resources are issued
+                to the Gateway, and to nobody else.
+        """
         return cls._begin(
             cls.Created,
             zone_id,

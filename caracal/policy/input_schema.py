@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 INPUT_SCHEMA_VERSION = "2026-03-16"
+"""Of the members below and what they mean; new members alone are no new version."""
 
 OUTPUT_CONTRACT: Mapping[str, Any] = {
     "query": "data.caracal.authz.result",
@@ -22,12 +23,16 @@ _MAYBE_TEXT = (str, type(None))
 _MAYBE_OBJECT = (dict, type(None))
 
 _MEMBERS: Mapping[str, Kinds] = {
+    "schema_version": str,
     "principal": dict,
     "principal.type": str,
     "principal.id": str,
     "principal.zone_id": str,
     "principal.credential_type": str,
+    "principal.registration_method": str,
     "principal.agent_session_id": _MAYBE_TEXT,
+    "principal.agent_kind": _MAYBE_TEXT,
+    "principal.capabilities": list,
     "resource": dict,
     "resource.type": str,
     "resource.id": str,
@@ -64,7 +69,15 @@ _MEMBERS: Mapping[str, Kinds] = {
     "context.mcp": _MAYBE_OBJECT,
     "context.mcp.method": str,
 }
+_LATER = (
+    "schema_version",
+    "principal.registration_method",
+    "principal.agent_kind",
+    "principal.capabilities",
+)
+"""Inputs that were recorded before these came are not wrong for it."""
 _WORDS = {
+    "schema_version": INPUT_SCHEMA_VERSION,
     "principal.type": "Application",
     "resource.type": "Resource",
     "action.id": "TokenExchange",
@@ -89,7 +102,10 @@ def _mismatches(policy_input: Mapping[str, Any]) -> Iterator[str]:
         holder = _at(policy_input, parent)
         if not isinstance(holder, Mapping) or (path in _NAMED and path not in holder):
             continue  # said of the holder, or by a word of its own
-        if name not in holder or not _fits(path, kinds, holder[name]):
+        if name not in holder:
+            if path not in _LATER:
+                yield path
+        elif not _fits(path, kinds, holder[name]):
             yield path
     unknown = sorted(set(policy_input) - {path for path in _MEMBERS if "." not in path})
     yield from (name[:_SHOWN_LENGTH] for name in unknown[:_SHOWN])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from caracal.policy.input_schema import INPUT_SCHEMA_VERSION
+
 _ZONE = "018f3f54-7c1e-7000-8000-000000000001"
 _APPLICATION = "018f3f54-7c1e-7000-8000-000000000002"
 _RESOURCE = "018f3f54-7c1e-7000-8000-000000000003"
@@ -42,6 +44,7 @@ _EDGE_INPUT = {
 
 def _sample(**context: Any) -> dict[str, Any]:
     return {
+        "schema_version": INPUT_SCHEMA_VERSION,
         "principal": {
             "type": "Application",
             "id": _APPLICATION,

@@ -19,6 +19,7 @@ ZONES = Table(
         "dcr_enabled": "boolean",
         "pkce_required": "boolean",
         "login_flow": "text",
+        "gateway_only": "boolean",
         "created_at": "timestamptz",
         "updated_at": "timestamptz",
         "archived_at": "timestamptz",
@@ -32,7 +33,13 @@ zones = Projection("zones", ZONES)
 
 @zones.on(Zone.Created)
 def created(fact: Fact) -> Put:
-    return put(ZONES, fact, created_at=fact.occurred_at, updated_at=fact.occurred_at)
+    return put(
+        ZONES,
+        fact,
+        gateway_only=fact.data.get("gateway_only", False),  # older zones do not say
+        created_at=fact.occurred_at,
+        updated_at=fact.occurred_at,
+    )
 
 
 @zones.on(Zone.Changed)

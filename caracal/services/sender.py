@@ -9,17 +9,9 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from caracal.dpop import USE_SECONDS, Proof, Sent, Unproven, holder
 from caracal.events.store.redis import GONE
-from caracal.services.dpop import USE_SECONDS, InvalidProof, Proof, bound_to, check
 from caracal.services.http import Scope, public_base, raw_path
-
-
-class Unproven(ValueError):
-    """Why the sender is not taken for the holder; ``code`` is that of the refusal, 401."""
-
-    def __init__(self, code: str, text: str) -> None:
-        super().__init__(text)
-        self.code = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,25 +48,16 @@ class Senders:
             Unproven: bound and sent as Bearer, not bound and sent as DPoP, or the proof does not
                 fit or was used before.
         """
-        bound = bound_to(claims)
-        if bound is None and shown.proofs is None:
+        sent = None if shown.proofs is None else self._sent(scope, shown.proofs)
+        proof = holder(claims, shown.token, sent, time.time())
+        if proof is None:
             return None
-        if bound is None or shown.proofs is None:
-            scheme = "Bearer" if bound is None else "DPoP"
-            raise Unproven("invalid_token", f"the token is to be sent as {scheme}")
-        proof = self._proof(scope, shown.proofs, shown.token)
-        if proof.jkt != bound:
-            raise Unproven("invalid_token", "the token is bound to another key")
         await self._first_use(proof)
-        return bound
+        return proof.jkt
 
-    def _proof(self, scope: Scope, sent: tuple[bytes, ...], token: str) -> Proof:
+    def _sent(self, scope: Scope, proofs: tuple[bytes, ...]) -> Sent:
         uri = public_base(scope, self._own_url) + raw_path(scope)
-        method = scope.get("method", "GET")  # a WebSocket's handshake
-        try:
-            return check(sent, method=method, uri=uri, now=time.time(), token=token)
-        except InvalidProof as error:
-            raise Unproven("invalid_dpop_proof", f"DPoP proof: {error}") from None
+        return Sent(scope.get("method", "GET"), uri, proofs)  # GET: a WebSocket's handshake
 
     async def _first_use(self, proof: Proof) -> None:
         key = f"{self._place}:dpop:{proof.use}"

@@ -101,6 +101,7 @@ ROUTES = (
             "login_flow": (*NO_TEXT, "a" * 257),
             "dcr_enabled": NO_BOOL,
             "pkce_required": NO_BOOL,
+            "gateway_only": NO_BOOL,
         },
         code="invalid_zone",
         defaulted=("slug",),

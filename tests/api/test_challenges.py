@@ -48,7 +48,7 @@ async def test_the_answer_has_the_contracts_members(api: Plane, zone: str) -> No
         "zone_id": zone,
         "session_id": "sid-1",
         "challenge_type": "human_approval",
-        "metadata_json": {"resource": "resource://one"},
+        "metadata_json": {"resource": "resource://one", "call": None},
         "created_at": shown["created_at"],
         "expires_at": shown["expires_at"],
         "satisfied_at": None,

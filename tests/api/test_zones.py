@@ -26,12 +26,14 @@ async def test_the_answer_has_the_contracts_members(api: Plane) -> None:
         "dcr_enabled": True,
         "pkce_required": True,
         "login_flow": "default",
+        "gateway_only": False,
         "created_at": made["created_at"],
         "updated_at": made["created_at"],
     }
     assert (await api.call("GET", f"/zones/{made['id']}")).json() == made
-    changed = (await api.call("PATCH", f"/zones/{made['id']}", {"pkce_required": False})).json()
-    assert changed == made | {"pkce_required": False, "updated_at": changed["updated_at"]}
+    changes = {"pkce_required": False, "gateway_only": True}
+    changed = (await api.call("PATCH", f"/zones/{made['id']}", changes)).json()
+    assert changed == made | changes | {"updated_at": changed["updated_at"]}
     assert changed["updated_at"] > made["updated_at"]
 
 

@@ -227,3 +227,22 @@ def test_output_that_cannot_say_it(stand_in: StandIn, arguments: tuple[str, ...]
     )
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"Z\xfcrich \\u2713" in done.stdout
+
+
+def test_who_agrees_is_shown_to_which_call(stand_in: StandIn) -> None:
+    call = {
+        "http": {"method": "POST", "path": "/mcp\x1b[2J"},
+        "mcp": {"method": "tools/call", "name": "refund", "arguments_sha256": "a"},
+    }
+    asked = {"id": ID.format(1), "challenge_type": "mfa", "metadata_json": {"call": call}}
+    direct = asked | {"metadata_json": {"call": None}}
+    stand_in.answer = lambda _: (200, [asked, direct, asked | {"metadata_json": None}])
+    shell = caracal(stand_in, CARACAL_ZONE=ID.format(9))
+    printed = shell.run("challenge", "list").stdout.splitlines()
+    assert r"http: POST /mcp\x1b[2J, mcp: tools/call refund" in printed[1]
+    assert not any("http" in line for line in printed[2:])
+    assert shell.json("challenge", "list")[0] == asked
+    stand_in.answer = lambda _: (200, asked)
+    shown = shell.run("challenge", "get", "c").stdout
+    assert r"http: POST /mcp\x1b[2J, mcp: tools/call refund" in shown
+    assert shell.json("challenge", "get", "c") == asked

@@ -29,6 +29,12 @@ REQUESTS: list[tuple[str, str, Any, Any]] = [
         ZONE,
     ),
     (
+        "zone patch z1 --gateway-only",
+        "PATCH /v1/zones/z1",
+        {"gateway_only": True},
+        ZONE,
+    ),
+    (
         "zone patch z1 --no-dcr-enabled --dcr-shutdown revoke_live",
         "PATCH /v1/zones/z1",
         {"dcr_enabled": False, "dcr_shutdown": "revoke_live"},

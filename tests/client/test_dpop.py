@@ -18,8 +18,8 @@ from caracal import clock
 from caracal.client import AdminApiError, Caracal, CaracalError, SyncCaracal
 from caracal.client.dpop import Prover, challenge_of
 from caracal.client.key import ClientKey
+from caracal.dpop import check
 from caracal.foreign_jwt import ForeignJwt, taken_apart
-from caracal.services.dpop import check
 from tests.client.both import Kind, ok
 from tests.threads import engines_dropped_here
 

@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.serialization import (
 
 from caracal import jwk
 from caracal.client.key import ASSERTION_SECONDS, ClientKey
+from caracal.dpop import InvalidProof, check
 from caracal.foreign_jwt import taken_apart
-from caracal.services.dpop import InvalidProof, check
 from tests.signing import ec_key, pem_of, rsa_key
 
 NOW, URL = 1_800_000_000.0, "https://sts.example/oauth/2/token"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,14 +11,18 @@ import pytest
 from fastapi import Depends, FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
+from redis.asyncio import Redis
 
-from caracal import clock
+from caracal import clock, jwk
 from caracal.client.fastapi import mandate_with
 from caracal.client.guard import MANDATE, RequireMandate
+from caracal.client.proofs import InMemoryProofs, RedisProofs
 from caracal.client.revocation import InMemoryRevocationStore
 from caracal.client.verify import Mandate, Verifier
+from caracal.dpop import Sent
 from caracal.errors import CaracalError, Forbidden, Unauthenticated, Unavailable
 from caracal.mandate import SigningKey
+from tests.signing import ath_of, dpop_proof, ec_key, public_jwk
 
 ISSUER, AUDIENCE, ZONE = "https://sts.example", "resource://files", "zone1"
 KEY, OTHER = SigningKey.generate("kid"), SigningKey.generate("kid")
@@ -108,8 +113,6 @@ WRONG: list[dict[str, Any]] = [
     {"use": None},
     {"use": ["per_call"]},
     {"sub_type": "robot"},
-    {"cnf": {"jkt": "thumbprint"}},
-    {"cnf": {}},
     {"zone_id": "zone2"},
     {"zone_id": None},
     {"hop_count": 11},
@@ -207,6 +210,8 @@ async def test_each_anchor_ends_it(
         {"zone_id": ""},
         {"issuer": "sts"},
         {"sts_url": "ftp://sts"},
+        {"public_url": "files"},
+        {"public_url": "https://files.example/?a"},
         {"required_scopes": "read"},
         {"uses": "ambient"},
     ],
@@ -294,6 +299,159 @@ async def test_a_websocket_without_a_mandate_is_closed(files: Verifier) -> None:
     scope = {"type": "websocket", "path": "/", "headers": []}
     await RequireMandate(plain, files)(scope, receive, send)
     assert sent == [{"type": "websocket.close", "code": 1008}]
+
+
+# --- mandates that are bound to a key (RFC 9449) -------------------------------------------
+
+
+HOLDER, THIEF = ec_key(), ec_key()
+BOUND = {"jkt": jwk.thumbprint(jwk.public_key(public_jwk(HOLDER)))}
+URL = "https://files.example"
+METADATA = 'algs="ES256 RS256 PS256"'
+BAD_PROOF = f'DPoP error="invalid_dpop_proof", {METADATA}'
+BAD_TOKEN = f'DPoP error="invalid_token", {METADATA}'
+
+
+def proof(token: str, path: str = "/a", key: Any = HOLDER, **claims: Any) -> str:
+    return dpop_proof(key, "GET", URL + path, **({"ath": ath_of(token)} | claims))
+
+
+def request(*proofs: str, path: str = "/a") -> Sent:
+    return Sent("GET", URL + path, [one.encode() for one in proofs])
+
+
+async def test_its_holder_is_let_in_once(files: Verifier) -> None:
+    token = KEY.sign(claims(cnf=BOUND))
+    once = request(proof(token))
+    with pytest.raises(Forbidden):  # which uses nothing up
+        await files.verify(token, "admin", sent=once)
+    mandate = await files.verify(token, "read", sent=once)
+    assert mandate.claims["cnf"] == BOUND
+    with pytest.raises(Unauthenticated, match="used before"):
+        await files.verify(token, sent=once)
+    assert await files.verify(token, sent=request(proof(token)))
+
+
+@pytest.mark.parametrize("cnf", [BOUND, {}, {"x5t#S256": "a"}, "a", []])
+async def test_what_is_bound_is_no_bearer(files: Verifier, cnf: Any) -> None:
+    token = KEY.sign(claims(cnf=cnf))
+    for call in (
+        files.verify(token),
+        files.verify_header(f"Bearer {token}", sent=request(proof(token))),
+        files.verify_header(f"DPoP {token}"),
+    ):
+        with pytest.raises(Unauthenticated) as raised:
+            await call
+        assert (raised.value.code, raised.value.authenticate) == ("invalid_token", BAD_TOKEN)
+
+
+async def test_who_is_not_its_holder(files: Verifier, store: InMemoryRevocationStore) -> None:
+    token, plain = KEY.sign(claims(cnf=BOUND)), KEY.sign(claims())
+    nobodys = KEY.sign(claims(cnf={}))
+    for shown, sent, code in (
+        (token, request(), "invalid_dpop_proof"),
+        (token, request(proof(token), proof(token)), "invalid_dpop_proof"),
+        (token, request(proof(token), path="/b"), "invalid_dpop_proof"),
+        (token, request(proof(plain)), "invalid_dpop_proof"),
+        (token, request(proof(token, iat=1)), "invalid_dpop_proof"),
+        (token, request(proof(token, key=THIEF)), "invalid_token"),
+        (plain, request(proof(plain)), "invalid_token"),
+        (nobodys, request(proof(nobodys)), "invalid_token"),
+        (KEY.sign(claims(cnf=BOUND, exp=1)), request(proof(token)), "invalid_token"),
+        ("no token", request(proof(token)), "invalid_token"),
+    ):
+        with pytest.raises(Unauthenticated) as raised:
+            await files.verify(shown, sent=sent)
+        assert raised.value.code == code
+        assert raised.value.authenticate == f'DPoP error="{code}", {METADATA}'
+    await store.mark_revoked("sid")
+    with pytest.raises(Unauthenticated, match="not valid"):
+        await files.verify(token, sent=request(proof(token)))
+
+
+@pytest.mark.parametrize("kind", APPS)
+async def test_applications_take_it_by_their_public_url(kind: str) -> None:
+    files = verifier(Keys(), None, public_url=f"{URL}/")
+    token = KEY.sign(claims(cnf=BOUND))
+    transport = httpx.ASGITransport(APPS[kind](files))
+    async with httpx.AsyncClient(transport=transport, base_url="http://behind-a-proxy") as http:
+
+        async def get(*proofs: str, scheme: str = "DPoP") -> httpx.Response:
+            headers = [("Authorization", f"{scheme} {token}"), *(("DPoP", one) for one in proofs)]
+            return await http.get("/?q=1", headers=headers)
+
+        once = proof(token, "/")
+        assert (await get(once, scheme="dpop")).status_code == 200
+        for answer, challenge in (
+            (await get(once), BAD_PROOF),
+            (await get(), BAD_PROOF),
+            (await get(proof(token, "/"), proof(token, "/")), BAD_PROOF),
+            (await get(proof(token, "/", htm="POST")), BAD_PROOF),
+            (await get(proof(token, "/", key=THIEF)), BAD_TOKEN),
+            (await get(proof(token, "/"), scheme="Bearer"), BAD_TOKEN),
+        ):
+            assert (answer.status_code, answer.headers["www-authenticate"]) == (401, challenge)
+        nothing = await http.get("/")
+        assert nothing.headers["www-authenticate"] == f"Bearer, DPoP {METADATA}"
+
+
+@pytest.mark.parametrize("kind", APPS)
+async def test_without_a_public_url_no_proof_is_for_them(files: Verifier, kind: str) -> None:
+    """What ``Host`` says is the caller's word: proofs for another server would do."""
+    token = KEY.sign(claims(cnf=BOUND))
+    transport = httpx.ASGITransport(APPS[kind](files))
+    async with httpx.AsyncClient(transport=transport, base_url=URL) as http:
+        headers = {"Authorization": f"DPoP {token}", "DPoP": proof(token, "/")}
+        answer = await http.get("/", headers=headers)
+    assert (answer.status_code, answer.headers["www-authenticate"]) == (401, BAD_TOKEN)
+
+
+async def test_a_websocket_is_a_get(files: Verifier) -> None:
+    files = verifier(Keys(), None, public_url=URL)
+    token = KEY.sign(claims(cnf=BOUND))
+    headers = [
+        (b"authorization", f"DPoP {token}".encode()),
+        (b"dpop", proof(token, "/%c3%A9").encode()),
+    ]
+    scope: dict[str, Any] = {"type": "websocket", "path": "/é", "headers": headers}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scope["reached"] = scope[MANDATE].subject
+
+    async def nothing(*_: Any) -> Any:
+        raise AssertionError
+
+    await RequireMandate(app, files)(scope, nothing, nothing)
+    assert scope["reached"] == "app"
+
+
+async def test_used_proofs_are_kept_for_their_time_and_none_is_forgotten_for_another() -> None:
+    now = 0.0
+    memory = InMemoryProofs(most=2, clock=lambda: now)
+    assert [await memory.is_first(use, 10) for use in ("a", "a", "b")] == [True, False, True]
+    with pytest.raises(Unavailable):
+        await memory.is_first("c", 10)
+    assert not await memory.is_first("a", 10)
+    now = 10.0
+    assert [await memory.is_first(use, 10) for use in ("a", "c")] == [True, True]
+
+
+async def test_replicas_share_the_memory_of_proofs(redis_url: str) -> None:
+    token = KEY.sign(claims(cnf=BOUND))
+    async with Redis.from_url(redis_url) as redis:
+        replicas = [verifier(Keys(), None, proofs=RedisProofs(redis)) for _ in range(8)]
+        once = request(proof(token))
+        outcomes = await asyncio.gather(
+            *(one.verify(token, sent=once) for one in replicas), return_exceptions=True
+        )
+        assert sum(isinstance(outcome, Mandate) for outcome in outcomes) == 1
+        (key,) = [key async for key in redis.scan_iter("caracal:dpop:*")]
+        assert 0 < await redis.ttl(key) <= 180
+    gone = Redis.from_url("redis://127.0.0.1:1", retry=None)
+    lost = verifier(Keys(), None, proofs=RedisProofs(gone))
+    with pytest.raises(Unavailable, match="unavailable"):
+        await lost.verify(token, sent=request(proof(token)))
+    await gone.aclose()
 
 
 def test_refusals_are_of_one_tree() -> None:

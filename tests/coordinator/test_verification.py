@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 
+from caracal.dpop import Proof
+from caracal.errors import Unavailable
+from caracal.events.store.redis import connect
 from caracal.ids import new_id
+from caracal.jwk import public_key, thumbprint
 from caracal.mandate import InvalidMandate, SigningKey
-from caracal.services.coordinator.verification import Wanted, check_claims
+from caracal.services.coordinator.verification import Wanted, _is_first, check_claims
 from tests.coordinator.edges import delegated, told
 from tests.coordinator.running import BASE, Crew, ship
 from tests.making import in_zone
+from tests.signing import PrivateKey, ath_of, dpop_proof, ec_key, public_jwk
 
 REFUSED = (401, {"valid": False, "error": "token_invalid"})
+UNPROVEN = (401, {"valid": False, "error": "invalid_dpop_proof"})
 
 
 async def verified(crew: Crew, token: Any, **wanted: Any) -> tuple[int, Any]:
@@ -128,6 +135,83 @@ async def test_signature_and_form(crew: Crew) -> None:
     forged = other.sign({"zone_id": crew.zone})
     for bad in (forged, token[:-4] + "AAAA", token + ".x", "x", "a" * 5000, "é"):
         assert await verified(crew, bad) == REFUSED
+
+
+URL = "https://files.example/report"
+
+
+def proof(key: PrivateKey, token: str, **claims: Any) -> str:
+    return dpop_proof(key, "GET", URL, **({"ath": ath_of(token)} | claims))
+
+
+def shown(proof: str, **members: Any) -> dict[str, Any]:
+    return {"dpop": proof, "method": "GET", "url": f"{URL}?page=2"} | members
+
+
+async def test_a_bound_token_holds_for_who_shows_its_key_once(crew: Crew) -> None:
+    key = ec_key()
+    token = crew.token(cnf={"jkt": thumbprint(public_key(public_jwk(key)))})
+    once = shown(proof(key, token))
+    assert await verified(crew, token, **once, required_scope="other") == REFUSED  # uses nothing up
+    status, answer = await verified(crew, token, **once)
+    assert (status, "jkt" in answer["claims"]["cnf"]) == (200, True)
+    again = await crew.client.post("/v1/verify", json={"token": token, **once})
+    assert (again.status_code, again.json()) == UNPROVEN
+    assert again.headers["WWW-Authenticate"].startswith('DPoP error="invalid_dpop_proof", algs=')
+    by_header = {"authorization": f"dpop {token}", **shown(proof(key, token))}
+    assert (await crew.client.post("/v1/verify", json=by_header)).status_code == 200
+    async with connect(crew.settings.redis_url) as redis:
+        kept = [key async for key in redis.scan_iter("coordinator:verified:dpop:*")]
+        assert all([0 < await redis.ttl(key) <= 180 for key in kept])
+    assert len(kept) >= 2
+
+
+async def test_without_redis_no_proof_is_taken() -> None:
+    async with connect("redis://127.0.0.1:1") as gone:
+        parts: Any = SimpleNamespace(redis=gone)
+        with pytest.raises(Unavailable):
+            await _is_first(parts, Proof("thumbprint", "use"))
+
+
+async def test_a_bound_token_is_no_bearer(crew: Crew) -> None:
+    key, other = ec_key(), ec_key()
+    token = crew.token(cnf={"jkt": thumbprint(public_key(public_jwk(key)))})
+    good = proof(key, token)
+    for body in (
+        {"token": token},
+        {"authorization": f"Bearer {token}", **shown(good)},
+        {"authorization": f"DPoP {token}"},
+        {"token": token, "dpop": good},
+        {"token": token, **shown(good, method="POST")},
+        {"token": token, **shown(good, url="https://other.example/report")},
+        {"token": token, **shown(good, url=5)},
+        {"token": token, **shown("x" * 5000)},
+        {"token": token, "dpop": [good], "method": "GET", "url": URL},
+        {"token": token, **shown(proof(other, token))},
+        {"token": token, **shown(proof(key, crew.token()))},
+    ):
+        answer = await crew.client.post("/v1/verify", json=body)
+        assert (answer.status_code, answer.json()) == UNPROVEN, body
+    assert (await verified(crew, token, **shown(good)))[0] == 200
+
+
+async def test_a_token_that_is_bound_to_none_comes_with_no_proof(crew: Crew) -> None:
+    key, token = ec_key(), crew.token()
+    assert await verified(crew, token, **shown(proof(key, token))) == REFUSED
+    assert await verified(crew, f"DPoP {token}") == REFUSED
+    assert (await verified(crew, token, method="GET", url=URL))[0] == 200  # no proof: not looked at
+
+
+@pytest.mark.parametrize("cnf", [{}, {"x5t#S256": "a"}, "a", []])
+async def test_what_is_bound_to_what_nobody_can_show(crew: Crew, cnf: Any) -> None:
+    key = ec_key()
+    token = crew.token(cnf=cnf)
+    assert await verified(crew, token) == UNPROVEN
+    assert await verified(crew, token, **shown(proof(key, token))) == UNPROVEN
+
+
+async def test_nobody_learns_of_a_binding_by_what_does_not_hold(crew: Crew) -> None:
+    assert await verified(crew, crew.token(cnf={"jkt": "a"}, exp=1)) == REFUSED
 
 
 async def test_state(crew: Crew) -> None:

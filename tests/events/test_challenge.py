@@ -42,7 +42,7 @@ async def test_issued_satisfied_consumed() -> None:
         "challenge_type": "human_approval",
         "secret_sha256": sha256(b"the secret").hexdigest(),
         "resources_sha256": sha256(b"resource://one").hexdigest(),
-        "metadata": {"resource": "resource://one"},
+        "metadata": {"resource": "resource://one", "call": None},
         "expires_at": clock.rfc3339(NOW + timedelta(minutes=5)),
     }
     assert told(await store_with(challenge)) == [
@@ -98,6 +98,10 @@ def test_who_may_not(
     assert challenge.version == before
 
 
+CALL: dict[str, Any] = {
+    "http": {"method": "POST", "path": "/mcp"},
+    "mcp": {"method": "tools/call", "name": "refund", "arguments_sha256": "a"},
+}
 MISSING: dict[str, dict[str, Any]] = {
     "zone": {"zone_id": "other"},
     "principal": {"principal": "grace"},
@@ -117,6 +121,12 @@ MISSING: dict[str, dict[str, Any]] = {
     "another edge": {"actor": Actor("agent-1", "edge-2")},
     "no edge": {"actor": Actor("agent-1")},
     "no agent": {"actor": Actor()},
+    "another tool": {"call": {**CALL, "mcp": {**CALL["mcp"], "name": "delete_all"}}},
+    "other arguments": {"call": {**CALL, "mcp": {**CALL["mcp"], "arguments_sha256": "b"}}},
+    "another path": {"call": {**CALL, "http": {"method": "POST", "path": "/other"}}},
+    "another method": {"call": {**CALL, "http": {"method": "PUT", "path": "/mcp"}}},
+    "half of the call": {"call": {"http": CALL["http"]}},
+    "no call": {"call": None},
     "time": {"now": NOW + LIFE},
 }
 SHOWN = {
@@ -128,8 +138,9 @@ SHOWN = {
 
 @pytest.mark.parametrize("missing", MISSING)
 def test_each_requirement_is_required(missing: str) -> None:
-    challenge = satisfied(metadata=SHOWN)
-    right = {"scopes": ["list"], "actor": Actor("agent-1", "edge-1")}
+    challenge = satisfied(metadata=SHOWN, call=CALL)
+    turned = dict(reversed(CALL.items()))  # order says nothing
+    right = {"scopes": ["list"], "actor": Actor("agent-1", "edge-1"), "call": turned}
     with pytest.raises(Unauthenticated, match="access_denied: the step-up challenge"):
         used(challenge, **(right | MISSING[missing]))
     used(challenge, **right)  # a failed attempt uses nothing up
@@ -141,6 +152,20 @@ def test_only_what_is_satisfied_and_only_once() -> None:
     over = used(satisfied())
     with pytest.raises(Unauthenticated):
         used(over)
+
+
+def test_agreement_without_a_call_is_for_none() -> None:
+    with pytest.raises(Unauthenticated):
+        used(satisfied(), call=CALL)
+
+
+@pytest.mark.parametrize("call", [None, {}, CALL])
+def test_a_challenge_from_before_calls_were_kept_is_for_nothing(call: Any) -> None:
+    """What its agreement was for is not known; it has five minutes, then it is asked anew."""
+    old = satisfied()
+    del old.metadata["call"]
+    with pytest.raises(Unauthenticated):
+        used(old, call=call)
 
 
 @pytest.mark.parametrize("unbound", [None, ""])

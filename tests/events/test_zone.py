@@ -39,6 +39,7 @@ async def test_created_with_what_it_needs() -> None:
         "pkce_required": True,
         "login_flow": "default",
         "data_key_ref": "zone/z",
+        "gateway_only": False,
     }
     assert (fact.zone_id, fact.aggregate_id, fact.version) == ("z", "z", 1)
     assert fact.metadata == {"zone_id": "z", "actor": "operator", "occurred_at": fact.occurred_at}
@@ -136,6 +137,20 @@ async def test_it_can_be_loaded_again() -> None:
     again = await log.find(Zone, "z")
     assert again is not None
     assert (again.name, again.archived, again.data_key_ref) == ("B", True, "zone/z")
+
+
+async def test_a_zone_that_does_not_say_lets_mandates_be_asked_for_directly() -> None:
+    log = MemoryLog()
+    await log.save(new_zone("z"))
+    del log.records[0].state["gateway_only"]  # as zones were stored before
+    loaded = await log.find(Zone, "z")
+    assert loaded is not None
+    assert not loaded.gateway_only
+    await log.save(change_zone(loaded, gateway_only=True))
+    again = await log.find(Zone, "z")
+    assert again is not None
+    assert again.gateway_only
+    assert log.records[1].state["changes"] == {"gateway_only": True}
 
 
 # --- clients that register themselves ----------------------------------------------------

@@ -101,6 +101,7 @@ ALLOWED = [
     ("api", "EVALSHA digest 1 rl:dcr:zone"),
     ("coordinator", "EVALSHA digest 1 coordinator:verify:address"),
     ("coordinator", "SET coordinator:dpop:use 1 NX EX 300"),
+    ("coordinator", "SET coordinator:verified:dpop:use 1 NX EX 180"),
     ("worker", "RENAME caracal.grants.events caracal.grants.events.quarantine.1"),
     ("worker", f"XADD {AUDIT}.dlq * event forged"),
     ("worker", "XTRIM caracal.audit.events MINID 1"),
@@ -108,6 +109,7 @@ ALLOWED = [
     *(("worker", f"XADD {name} * event made") for name in FACTS),
     ("signals", "EVAL script 2 caracal:revoked:sessions:1 caracal:revoked:sessions:/1"),
     ("signals", "EXISTS caracal:revoked:sessions:1"),
+    ("signals", "SET caracal:dpop:use 1 NX EX 180"),
     *(("signals", f"XREADGROUP GROUP mine one STREAMS {name} >") for name in SIGNALS),
 ]
 REFUSED = [

@@ -36,7 +36,20 @@ def test_a_tool_call_is_told_by_name_and_names_of_arguments() -> None:
         b"{",
         b"\xff",
         b"[" * 5000,
+        b'{"method":"tools/call","params":{"name":"get","arguments":[1]}}',
+        b'{"method":"tools/call","params":{"name":"get","arguments":"all"}}',
+        b'{"method":"tools/call","params":{"name":"get","arguments":false}}',
+        b'{"method":"tools/call","params":{"name":"get","arguments":{"a":18446744073709551616}}}',
+        b'{"method":"tools/call","params":{"name":"get","arguments":{"a":'
+        + b"[" * 400
+        + b"]" * 400
+        + b"}}}",
     ],
 )
 def test_what_two_parsers_could_read_in_two_ways_is_unreadable(body: bytes) -> None:
     assert told(body) == UNREADABLE
+
+
+@pytest.mark.parametrize("params", [b"{}", b'{"arguments":null}', b"null"])
+def test_no_arguments_are_none(params: bytes) -> None:
+    assert told(b'{"method":"tools/list","params":' + params + b"}") == {"method": "tools/list"}

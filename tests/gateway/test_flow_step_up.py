@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from caracal.ids import new_id
 from caracal.services.api.app import create_app as create_api
 from caracal.services.sts.app import create_app as create_sts
 from caracal.settings import load_settings
@@ -96,6 +97,46 @@ async def test_a_call_that_needs_agreement(plane: Plane) -> None:
     again = await plane.call(**retry)
     assert (again.status_code, again.json()["error"]) == (401, "access_denied")
     assert len(upstream.requests) == 1
+
+
+def tool(name: str, **arguments: Any) -> dict[str, Any]:
+    params = {"name": name, "arguments": arguments}
+    return {"jsonrpc": "2.0", "id": new_id(), "method": "tools/call", "params": params}
+
+
+async def test_agreement_to_one_tool_is_none_to_another(plane: Plane) -> None:
+    scene = plane.scene
+    made = await scene.resource_with(
+        upstream_url=scene.sts.upstream, scopes=["read", "write"], protocol="mcp"
+    )
+    headers = {
+        "Authorization": scene.headers()["Authorization"],
+        "X-Caracal-Resource": made.identifier,
+        "X-Caracal-Scope": "write",
+    }
+
+    async def call(body: Any, **more: str) -> httpx.Response:
+        return await scene.call("/mcp", "POST", headers=headers | more, json=body)
+
+    asked = (await call(tool("refund", order=7))).json()
+    challenge_id = asked["challenge_id"]
+    path = f"/step-up-challenges/{challenge_id}"
+    shown = (await plane.api.get(path)).json()["metadata_json"]["call"]
+    assert shown["http"] == {"method": "POST", "path": "/mcp"}
+    assert (shown["mcp"]["method"], shown["mcp"]["name"]) == ("tools/call", "refund")
+    assert (await plane.api.post(f"{path}/satisfy")).status_code == 200
+    retry = {
+        "X-Caracal-Challenge-Id": challenge_id,
+        "X-Caracal-Challenge-Response": asked["challenge_secret"],
+    }
+    before = len(scene.upstream.requests)
+    for other in (tool("delete_all", order=7), tool("refund", order=8)):
+        refused = await call(other, **retry)
+        assert (refused.status_code, refused.json()["error"]) == (401, "access_denied")
+    assert len(scene.upstream.requests) == before
+    assert (await call(tool("refund", order=7), **retry)).status_code == 200
+    batch = await call([tool("refund", order=7), tool("delete_all")])
+    assert (batch.status_code, batch.json()["error"]) == (403, "access_denied")
 
 
 async def test_who_asked_cannot_agree(plane: Plane) -> None:

@@ -33,6 +33,14 @@ def test_nothing_is_missing_everything() -> None:
     ]
 
 
+def test_what_was_recorded_before_a_member_came_is_not_wrong_for_it() -> None:
+    older = deepcopy(DELEGATED)
+    del older["schema_version"]
+    for name in ("registration_method", "agent_kind", "capabilities"):
+        del older["principal"][name]
+    assert input_warnings(older, ZONE) == []
+
+
 def test_a_principal_of_another_zone() -> None:
     assert input_warnings(DELEGATED, "other") == ["principal_zone_mismatch"]
 
@@ -40,6 +48,11 @@ def test_a_principal_of_another_zone() -> None:
 @pytest.mark.parametrize(
     ("path", "value"),
     [
+        ("schema_version", "2026-03-15"),
+        ("schema_version", None),
+        ("principal.registration_method", None),
+        ("principal.agent_kind", 1),
+        ("principal.capabilities", "browse"),
         ("principal.type", "application"),
         ("principal.zone_id", 1),
         ("resource", []),

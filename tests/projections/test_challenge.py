@@ -23,7 +23,7 @@ async def test_rows() -> None:
         "zone_id": ZONE,
         "session_id": "sid-1",
         "challenge_type": "human_approval",
-        "metadata": {"resource": "resource://one"},
+        "metadata": {"resource": "resource://one", "call": None},
         "created_at": row["created_at"],
         "expires_at": now + timedelta(minutes=5),
     }

@@ -43,11 +43,22 @@ async def test_created() -> None:
         "dcr_enabled": False,
         "pkce_required": True,
         "login_flow": "default",
+        "gateway_only": False,
         "created_at": row["created_at"],
         "updated_at": row["created_at"],
         "archived_at": None,
     }
     assert row["created_at"].tzinfo is not None
+
+
+async def test_a_zone_from_before_there_was_a_choice() -> None:
+    log = MemoryLog()
+    await log.save(new_zone("z"))
+    (record,) = log.records
+    del record.state["gateway_only"]
+    table = MemoryTable(ZONES)
+    apply({ZONES.name: table}, zones.reduce(record.fact()))
+    assert table.rows["z"]["gateway_only"] is False
 
 
 async def test_changed() -> None:

@@ -16,6 +16,7 @@ from caracal import clock, mandate
 from caracal.events.agent import Agent
 from caracal.events.application import Application
 from caracal.events.delegation import Delegation
+from caracal.policy.input_schema import INPUT_SCHEMA_VERSION, input_warnings
 from caracal.secret_hash import of_random
 from caracal.services.sts.app import create_app
 from tests.backbone import eventually
@@ -216,6 +217,8 @@ async def test_policy_and_trail_are_told_who_acts_by_what(world: World) -> None:
     (event,) = await world.audit(answer)
     told = event["metadata_json"]
     given = told["policy_input"]
+    assert given["schema_version"] == INPUT_SCHEMA_VERSION
+    assert input_warnings(given, world.tenant.id) == []
     edge = chain.edges[-1]
     assert given["delegation_edge"] == {
         "id": edge.aggregate_id,

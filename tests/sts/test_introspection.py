@@ -13,13 +13,14 @@ from caracal import clock, mandate, secret_hash
 from caracal.events.base import Fall
 from caracal.events.session import Session
 from caracal.ids import new_id
+from caracal.jwk import public_key, thumbprint
 from caracal.mandate import SigningKey
 from caracal.projections.query import one
 from caracal.projections.session import SESSIONS
 from caracal.services import gateway_signature
 from caracal.services.sts.client_assertion import ASSERTION_TYPE
 from tests.making import in_zone, new_session
-from tests.signing import ec_key, public_jwk, signed
+from tests.signing import dpop_proof, ec_key, public_jwk, signed
 from tests.sts.world import GATEWAY_KEY, ISSUER, Tenant, World, new_tenant, new_world
 
 INACTIVE = {"active": False}
@@ -80,6 +81,16 @@ async def test_an_active_token_is_told_as_it_is(world: World) -> None:
             "token_type": "Bearer",
         }
     assert await introspected(world, first, token_type_hint="access_token") != INACTIVE
+
+
+async def test_a_token_that_is_bound_says_so(world: World) -> None:
+    """RFC 9449, section 6.2: a resource server must see that this is no bearer token."""
+    key = ec_key()
+    sent = dpop_proof(key, "POST", f"{ISSUER}/oauth/2/token")
+    answer = await world.post(world.tenant.form(), DPoP=sent)
+    told = await introspected(world, answer.json()["access_token"])
+    assert (told["active"], told["token_type"]) == (True, "DPoP")
+    assert told["cnf"] == {"jkt": thumbprint(public_key(public_jwk(key)))}
 
 
 async def test_any_client_of_the_zone_may_ask(world: World) -> None:

@@ -432,6 +432,7 @@ async def test_what_was_only_observed_denies_nothing(stage: Stage) -> None:
 
 STATUSES = (
     *("client_auth_failed", "subject_token_invalid", "actor_token_invalid", "session_invalid"),
+    "gateway_only",
     *("delegation_invalid", "challenge_invalid", "challenge_cooldown", "resource_not_found"),
     *("scope_mismatch", "resource_outside_delegation", "rate_limited", "grant_required"),
     *("credential_not_provisioned", "credential_refresh_failed", "policy_eval_failed"),

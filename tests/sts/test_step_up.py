@@ -11,6 +11,7 @@ from hashlib import sha256
 from typing import Any
 
 import httpx
+import orjson
 import pytest
 
 from caracal import clock, mandate, secret_hash
@@ -146,6 +147,7 @@ async def test_a_policy_asks(world: World) -> None:
         "resources": ["resource://one"],
         "requested_scopes": ["write"],
         "request_id": body["requestId"],
+        "call": None,
     }
     events = await world.audit(answer)
     assert [(event["decision"], event["evaluation_status"]) for event in events] == [
@@ -362,6 +364,74 @@ async def test_a_replayed_gateway_call_gets_no_challenge(world: World) -> None:
     again = await world.by_gateway(form, replay=replay, **{"X-Request-Id": sent["X-Request-Id"]})
     assert told(again) == REFUSED
     assert "challenge_id" not in again.json()
+
+
+def mcp(name: str, **arguments: Any) -> dict[str, Any]:
+    """What the Gateway tells of a call of a tool."""
+    told = {"arguments_sha256": sha256(orjson.dumps(arguments)).hexdigest()}
+    call = {"method": "tools/call", "name": name, **told, "argument_keys": sorted(arguments)}
+    return {"http": {"method": "POST", "path": "/mcp"}, "mcp": call}
+
+
+def called(world: World, call: dict[str, Any] | None, token: str, **more: Any) -> dict[str, Any]:
+    """The form by which the Gateway asks for a mandate for a call."""
+    context = None if call is None else orjson.dumps(call).decode()
+    given = {"subject_token": token, "client_secret": None, "scope": "write"} | more
+    return world.tenant.form(**given, call_context=context)
+
+
+REFUND = mcp("refund", amount=5)
+OTHER_CALLS: dict[str, dict[str, Any] | None] = {
+    "another tool": mcp("delete_all", amount=5),
+    "other arguments": mcp("refund", amount=5000),
+    "another path": REFUND | {"http": {"method": "POST", "path": "/admin"}},
+    "another method": REFUND | {"http": {"method": "PUT", "path": "/mcp"}},
+    "no MCP": {"http": REFUND["http"]},
+    "unreadable": REFUND | {"mcp": {"method": ""}},
+    "no context": None,
+}
+
+
+@pytest.mark.parametrize("other", OTHER_CALLS)
+async def test_agreement_to_one_call_is_none_to_another(
+    world: World, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    monkeypatch.setattr("caracal.services.sts.failure_limit.FailureLimit.failed", _nothing)
+    token = world.tenant.token(sub="ada", sub_type="user")
+    first = await world.by_gateway(called(world, REFUND, token))
+    assert told(first) == ASKED
+    challenge = first.json()
+    await satisfy(world, challenge)
+    for refused in (
+        await world.by_gateway(called(world, OTHER_CALLS[other], token, **retry(challenge))),
+        await world.exchange(**retry(challenge, subject_token=token, scope="write")),
+    ):
+        assert told(refused) == REFUSED
+    turned = dict(reversed(REFUND.items()))
+    answer = await world.by_gateway(called(world, turned, token, **retry(challenge)))
+    assert answer.status_code == 200  # the same call, and nothing was used up
+    async with world.log._pool.connection() as db:
+        row = await get_challenge(db, world.tenant.id, challenge["challenge_id"])
+    assert row is not None
+    assert row["metadata"]["call"] == REFUND
+
+
+async def test_agreement_to_a_mandate_is_none_to_a_call(world: World) -> None:
+    token = world.tenant.token(sub="grace", sub_type="user")
+    challenge = await agreed(world, subject_token=token)
+    answer = await world.by_gateway(called(world, REFUND, token, **retry(challenge)))
+    assert told(answer) == REFUSED
+    right = retry(challenge, subject_token=token, scope="write")
+    assert (await world.exchange(**right)).status_code == 200
+
+
+async def test_nobody_can_agree_to_what_cannot_be_read(world: World) -> None:
+    """One such call looks like every other: agreement to it would be agreement to all."""
+    token = world.tenant.token(sub="ida", sub_type="user")
+    batch = REFUND | {"mcp": {"method": ""}}
+    answer = await world.by_gateway(called(world, batch, token))
+    assert told(answer) == (403, "access_denied")
+    assert "challenge_id" not in answer.json()
 
 
 async def test_a_zone_that_has_just_ended(world: World) -> None:

@@ -6,7 +6,9 @@
 
 # As it stands all resources are `internal`: who proves itself by a secret may read, to change
 # something takes a secret made by the server or a key.
-# Adapt: the sensitivity of your resources, the scopes and the tools that only read.
+# Adapt: the sensitivity of your resources, the scopes and the tools that only read. Further
+# attributes of who calls: input.principal.registration_method ("dcr": it registered itself), and
+# agent_kind and capabilities of its agent, which are what the application says of it, no proof.
 package caracal.authz
 
 import rego.v1

@@ -37,6 +37,7 @@ _CHECKS: Mapping[str, tuple[str, str]] = {
         "session",
         "the session, or something that it hangs on, has ended or was revoked",
     ),
+    "gateway_only": ("gateway", "the zone issues mandates for resources to the Gateway only"),
     "delegation_invalid": ("delegation", "the delegation is unknown, has ended or does not fit"),
     "challenge_invalid": ("step-up", "the step-up challenge was not satisfied, or was used before"),
     "challenge_cooldown": ("step-up", "too many failed step-ups; there is a pause before another"),

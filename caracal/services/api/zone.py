@@ -50,6 +50,7 @@ class ZoneInput(Body):
     dcr_enabled: bool = False
     pkce_required: bool = True
     login_flow: Name = "default"
+    gateway_only: bool = False
 
 
 class ZonePatch(Body):
@@ -59,6 +60,7 @@ class ZonePatch(Body):
     dcr_enabled: bool = False
     pkce_required: bool = True
     login_flow: Name = ""
+    gateway_only: bool = False
     dcr_shutdown: DcrShutdown | None = None
 
 
@@ -70,6 +72,7 @@ class ZoneAnswer(Answer):
     dcr_enabled: bool
     pkce_required: bool
     login_flow: str
+    gateway_only: bool
     created_at: datetime
     updated_at: datetime
 

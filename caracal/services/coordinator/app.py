@@ -164,6 +164,7 @@ async def _start(settings: Settings, stack: AsyncExitStack) -> Coordinator:
         tokens=tokens,
         identities=Identities(tokens, view, senders, settings.agent_coordinator_scope),
         limits=Limits(line, settings),
+        redis=redis,
         counters=Counters(),
         refused=refused,
     )

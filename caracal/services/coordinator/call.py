@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request, Response
+from redis.asyncio import Redis
 
 from caracal.events.agent_graph import AgentGraph
 from caracal.events.store.log import Saved
@@ -38,6 +39,7 @@ class Coordinator(Parts):
     tokens: Tokens
     identities: Identities
     limits: Limits
+    redis: Redis
     counters: Counters
     refused: RefusedRequests
 

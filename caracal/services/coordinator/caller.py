@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from caracal.dpop import Unproven
 from caracal.errors import Forbidden, Unauthenticated, Unavailable
 from caracal.ids import ID_PATTERN
-from caracal.jwk import ALGORITHMS
 from caracal.key_sets import JwksCache
 from caracal.mandate import (
     MAX_TOKEN_BYTES,
@@ -22,7 +22,7 @@ from caracal.mandate import (
 )
 from caracal.services.coordinator.view import CoordinatorView
 from caracal.services.http import Scope, credential_of
-from caracal.services.sender import Senders, Shown, Unproven
+from caracal.services.sender import Senders, Shown
 
 OPERATOR = "caracal-operator"
 ADMIN = "coordinator.admin"
@@ -148,7 +148,7 @@ class Identities:
         try:
             await self._senders.proven(scope, shown, claims)
         except Unproven as error:
-            raise SenderUnproven(error.code, str(error)) from None
+            raise SenderUnproven(error) from None
         if self._scope not in caller.scopes:
             raise Forbidden("missing_scope", f"the token lacks the scope {self._scope}")
         return caller
@@ -216,9 +216,9 @@ def _listed(value: Any) -> Iterable[Any]:
 class SenderUnproven(Unauthenticated):
     """401: who sends a bound token does not prove to hold its key (RFC 9449, section 7.1)."""
 
-    def __init__(self, code: str, description: str) -> None:
-        super().__init__(code, description)
-        self.authenticate = f'DPoP error="{code}", algs="{" ".join(ALGORITHMS)}"'
+    def __init__(self, cause: Unproven) -> None:
+        super().__init__(cause.code, str(cause))
+        self.authenticate = cause.challenge
 
 
 def missing_token() -> Unauthenticated:

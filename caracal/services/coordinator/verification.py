@@ -12,7 +12,9 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from caracal import clock
-from caracal.errors import BadInput, CaracalError, Unauthenticated
+from caracal.dpop import USE_SECONDS, Proof, Sent, Unproven, holder
+from caracal.errors import BadInput, CaracalError, Unauthenticated, Unavailable
+from caracal.events.store.redis import GONE
 from caracal.mandate import (
     MAX_TOKEN_BYTES,
     Claims,
@@ -34,12 +36,14 @@ router = APIRouter(prefix="/v1", tags=["facade"])
 _TEXTS = ("jti", "sub", "client_id", "sid", "root_sid", "use", "sub_type", "zone_id")
 _DATES = ("exp", "iat")
 _MAX_HOPS = 10
-_SCHEME = "bearer "
 
 
 class VerifyInput(BaseModel):
     token: str | None = None
-    authorization: str | None = Field(None, description="the same, with or without Bearer")
+    authorization: str | None = Field(None, description="the same, with or without its scheme")
+    dpop: str | None = Field(None, description="the proof of a token that is bound to a key")
+    method: str | None = Field(None, description="of the request that the proof came with")
+    url: str | None = Field(None, description="of that request, as its sender says it")
     zone_id: str | None = None
     required_scope: str | None = None
     require_agent: bool | None = None
@@ -53,7 +57,14 @@ class Verified(BaseModel):
 
 class NotVerified(BaseModel):
     valid: Literal[False]
-    error: Literal["missing_token", "token_invalid", "rate_limited", "state_stale", "unavailable"]
+    error: Literal[
+        "missing_token",
+        "token_invalid",
+        "invalid_dpop_proof",
+        "rate_limited",
+        "state_stale",
+        "unavailable",
+    ]
 
 
 _BODY = {"content": {"application/json": {"schema": VerifyInput.model_json_schema()}}}
@@ -76,36 +87,70 @@ class Wanted:
     openapi_extra={"requestBody": _BODY},
 )
 async def verify(request: Request) -> Response:
-    """Verify a mandate; the answer does not tell what is wrong with one."""
+    """Verify a mandate; the answer does not tell what is wrong with one.
+
+    One that is bound to a key (``cnf``) holds only with a proof of that key (RFC 9449): ``dpop``,
+    with the ``method`` and ``url`` of the request that both came with. A proof is good once. Else
+    it is 401 ``invalid_dpop_proof``, which is told of mandates that hold but for that.
+    """
     parts: Coordinator = request.app.state.coordinator
     address = caller_of(request.scope)
     try:
         await parts.limits.requests.enter(address)
         await parts.limits.verify.enter(address)
-        token, wanted = _asked(await request.body())
-        claims = await _verified(parts, token, wanted)
+        asked = _asked(await request.body())
+        claims = await _verified(parts, asked)
+        await _check_sender(parts, asked, claims)
     except Exception as error:  # noqa: BLE001 - becomes an answer of this route's own form
         return _refused(as_caracal_error(error))
     return _json(200, {"valid": True, "claims": claims})
 
 
-def _asked(body: bytes) -> tuple[str, Wanted]:
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    token: str
+    wanted: Wanted
+    sent: Sent | None
+
+
+def _asked(body: bytes) -> _Asked:
     try:
         given = orjson.loads(body)
     except orjson.JSONDecodeError:
         given = None
     if not isinstance(given, dict):
         given = {}
-    token = given.get("token") or given.get("authorization")
-    if isinstance(token, str) and token[: len(_SCHEME)].lower() == _SCHEME:
-        token = token[len(_SCHEME) :]
-    if not isinstance(token, str) or not token.strip():
+    text = given.get("token") or given.get("authorization")
+    scheme, token = _taken_apart(text if isinstance(text, str) else "")
+    if not token:
         raise BadInput("missing_token", "token or authorization is needed")
     wanted = ("zone_id", "required_scope", "require_agent", "require_delegation")
-    return token.strip(), Wanted(**{name: given.get(name) for name in wanted})
+    return _Asked(token, Wanted(**{name: given.get(name) for name in wanted}), _sent(given, scheme))
 
 
-async def _verified(parts: Coordinator, token: str, wanted: Wanted) -> Claims:
+def _taken_apart(text: str) -> tuple[str, str]:
+    """Return scheme and token; the scheme may be left out."""
+    scheme, _, token = text.lstrip().partition(" ")
+    if scheme.lower() in _SCHEMES:
+        return scheme.lower(), token.strip()
+    return "", text.strip()
+
+
+_SCHEMES = ("bearer", "dpop")
+
+
+def _sent(given: Mapping[str, Any], scheme: str) -> Sent | None:
+    """Return the request that a proof is for; None: the token came as a plain bearer."""
+    method, url, proof = (given.get(name) for name in ("method", "url", "dpop"))
+    if scheme == "bearer" or (scheme != "dpop" and proof is None):
+        return None
+    sound = _is_text(method) and _is_text(url) and _is_text(proof)
+    if not sound:
+        return Sent("", "", ())  # proves nothing
+    return Sent(str(method), str(url), (str(proof).encode(),))
+
+
+async def _verified(parts: Coordinator, asked: _Asked) -> Claims:
     """Return the claims of a mandate that holds.
 
     Raises:
@@ -113,16 +158,54 @@ async def _verified(parts: Coordinator, token: str, wanted: Wanted) -> Claims:
         Unavailable: 503, the view is too old to tell, or the log out of reach.
     """
     try:
-        if len(token) > MAX_TOKEN_BYTES:
+        if len(asked.token) > MAX_TOKEN_BYTES:
             raise InvalidMandate("token too large")
-        claims = await parts.tokens.claims(token)
-        check_claims(claims, wanted)
+        claims = await parts.tokens.claims(asked.token)
+        check_claims(claims, asked.wanted)
         parts.view.check_fresh()
         await parts.view.decided(lambda: _check_state(parts.view, claims))
     except InvalidMandate as cause:
         logger.info("mandate not verified: %s", cause)
         raise _token_invalid() from None
     return claims
+
+
+async def _check_sender(parts: Coordinator, asked: _Asked, claims: Claims) -> None:
+    """Check that who sent a mandate holds the key that it is bound to, if it is to one.
+
+    The last check: nobody uses up a proof by what is refused for another reason.
+
+    Raises:
+        Unauthenticated: 401 ``invalid_dpop_proof``; the cause stands in the log. ``token_invalid``,
+            it is bound to no key and was sent as ``DPoP``.
+        Unavailable: 503 ``unavailable``, whether the proof was used before cannot be known.
+    """
+    try:
+        proof = holder(claims, asked.token, asked.sent, clock.now().timestamp())
+        if proof is not None and not await _is_first(parts, proof):
+            raise Unproven("invalid_dpop_proof", "DPoP proof: used before")
+    except Unproven as cause:
+        logger.info("mandate not verified: %s", cause)
+        if claims.get("cnf") is None:
+            raise _token_invalid() from None
+        raise ProofMissing(cause) from None
+
+
+class ProofMissing(Unauthenticated):
+    """401 ``invalid_dpop_proof``; the header is what the resource server may answer itself."""
+
+    def __init__(self, cause: Unproven) -> None:
+        super().__init__("invalid_dpop_proof", "who sent the token does not prove to hold its key")
+        self.authenticate = cause.challenge
+
+
+async def _is_first(parts: Coordinator, proof: Proof) -> bool:
+    try:
+        key = f"coordinator:verified:dpop:{proof.use}"
+        return bool(await parts.redis.set(key, "1", nx=True, ex=USE_SECONDS))
+    except GONE:
+        said = "whether the proof was used before cannot be known now"
+        raise Unavailable("unavailable", said) from None
 
 
 def check_claims(claims: Mapping[str, Any], wanted: Wanted) -> None:

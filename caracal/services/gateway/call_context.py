@@ -61,8 +61,12 @@ def _mcp(body: bytes) -> dict[str, Any]:
     name = params.get("name", params.get("uri", "")) if isinstance(params, dict) else None
     if not _is_short(message["method"]) or not _is_short(name):
         return UNREADABLE
+    try:
+        arguments = _arguments(params.get("arguments"))
+    except TypeError:
+        return UNREADABLE
     found: dict[str, Any] = {"method": message["method"]}
-    return found | ({"name": name} if name else {}) | _arguments(params.get("arguments"))
+    return found | ({"name": name} if name else {}) | arguments
 
 
 def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -77,8 +81,16 @@ def _is_short(value: Any) -> bool:
 
 
 def _arguments(arguments: Any) -> dict[str, Any]:
-    if not isinstance(arguments, dict):
+    """Return what is told of arguments: an agreement to a call binds by this.
+
+    Raises:
+        TypeError: no object, or none that has one spelling: an integer beyond 64 bits, or nested
+            too deep.
+    """
+    if arguments is None:
         return {}
+    if not isinstance(arguments, dict):
+        raise TypeError("arguments are an object")
     canonical = orjson.dumps(arguments, option=orjson.OPT_SORT_KEYS)
     keys = sorted(arguments)
     known = {"argument_keys": keys} if len(orjson.dumps(keys)) <= _MAX_KEYS else {}

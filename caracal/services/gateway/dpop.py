@@ -7,6 +7,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from caracal.dpop import Unproven
 from caracal.services import sender
 from caracal.services.gateway.admission import Inbound
 from caracal.services.gateway.refusals import SenderUnproven
@@ -40,5 +41,5 @@ class Senders:
         shown = sender.Shown(inbound.token, inbound.proofs)
         try:
             return await self._senders.proven(scope, shown, claims)
-        except sender.Unproven as error:
+        except Unproven as error:
             raise SenderUnproven(error.code, str(error)) from None

@@ -18,7 +18,7 @@ from caracal.services.sts.client_authentication import ClientAuthentication
 from caracal.services.sts.delegation import DELEGATION_INVALID
 from caracal.services.sts.dpop import Senders
 from caracal.services.sts.exchange import Exchange
-from caracal.services.sts.refusals import Refused, bad_request
+from caracal.services.sts.refusals import Refused, bad_request, denied
 from caracal.services.sts.step_up import StepUp
 from caracal.services.sts.subject_token import Kind, Principal, Proofs
 from caracal.services.sts.token_request import TokenRequest, read_call_context
@@ -59,7 +59,7 @@ class Admission:
             Unavailable: 503, the view cannot be brought to the log's head.
         """
         request, now = call.request, clock.now()
-        context = read_call_context(request.call_context) if call.by_gateway else {}
+        context = read_call_context(request.call_context) if call.by_gateway else None
         client = await self.clients.authenticate(call, now)
         if not request.resources:
             raise Refused(bad_request("at least one resource is needed"), "exchange_denied")
@@ -70,8 +70,9 @@ class Admission:
         zone, application = await self.clients.entered(call, client, now)
         if subject is not None:
             self._check_client(call, zone, subject, actor)
+            self._check_way(call)
         jkt = await self.senders.proven(call, (subject, actor), now)
-        resolved = await self.step_up.consumed(call, subject, now)
+        resolved = await self.step_up.consumed(call, subject, context, now)
         binding = await self._bound(call, zone, subject, now)
         return Exchange(
             request=request,
@@ -115,6 +116,11 @@ class Admission:
             {resource["gateway_application_id"] for resource in named if resource is not None},
             actor is not None and actor.client_id == application_id,
         )
+
+    def _check_way(self, call: Call) -> None:
+        """A zone may want that every call to its resources passes the Gateway."""
+        if not call.by_gateway and self.view.is_gateway_only(call.request.zone_id):
+            raise denied("mandates for resources are issued to the Gateway only", "gateway_only")
 
     async def _bound(
         self, call: Call, zone: ZoneView, subject: Principal | None, now: datetime

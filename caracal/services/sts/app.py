@@ -34,6 +34,7 @@ from caracal.services.sts.dpop import Senders
 from caracal.services.sts.dpop_nonce import Nonces
 from caracal.services.sts.evaluator import Evaluator
 from caracal.services.sts.failure_limit import FailureLimit
+from caracal.services.sts.internal import Internal
 from caracal.services.sts.introspection import Introspection
 from caracal.services.sts.issued_token import IssuedTokens
 from caracal.services.sts.jwks import Jwks
@@ -137,7 +138,8 @@ async def _start(
         ),
     )
     metadata = ServerMetadata(view, settings.issuer_url)
-    return {**_tokens(exchange, log, waiter), **_documents(jwks, metadata)}
+    internal = _internal(settings, view, policies, stack)
+    return {**_tokens(exchange, log, waiter), **_documents(jwks, metadata), **internal.table()}
 
 
 def _tokens(exchange: TokenExchange, log: Log, waiter: Waiter) -> dict[str, Route]:
@@ -229,6 +231,15 @@ def _shadows(settings: Settings, writer: AuditWriter, stack: AsyncExitStack) -> 
     shadows.start()
     stack.push_async_callback(shadows.stop)
     return shadows
+
+
+def _internal(
+    settings: Settings, view: StsView, policies: Policies, stack: AsyncExitStack
+) -> Internal:
+    apart = Apart(settings.policy_eval_timeout_ms / 1000)  # started when it is first wanted
+    stack.push_async_callback(apart.close)
+    failures = FailureLimit(settings.client_auth_fail_limit_per_min)
+    return Internal(settings.sts_admin_token, view, policies, apart, failures)
 
 
 def _kept_apart(policies: Policies) -> dict[str, Any]:

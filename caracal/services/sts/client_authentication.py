@@ -61,13 +61,13 @@ class ClientAuthentication:
         request = call.request
         application = self._known(request, now)
         if call.by_gateway and request.subject_token:
-            return application or await self._found(request, now)
+            return application or await self._found(call, now)
         if application is not None and await self._is_proven(application, request, now):
             return application
         keys = _counted(request, call.address)
         self._failures.check(*keys)
         try:
-            return await self._proven(application, request, now)
+            return await self._proven(application, call, now)
         except Refused:
             self._failures.failed(*keys)
             raise
@@ -94,9 +94,10 @@ class ClientAuthentication:
             return self._secrets.is_known(application, request.client_secret)
         return await self._asserts(application, request, now)
 
-    async def _proven(self, known: Row | None, request: TokenRequest, now: datetime) -> Row:
+    async def _proven(self, known: Row | None, call: Call, now: datetime) -> Row:
         """If both are sent the secret decides: an assertion does not rescue a wrong one."""
-        application = known or await self._found(request, now)
+        request = call.request
+        application = known or await self._found(call, now)
         if application["credential_type"] == "public":
             raise bad_client()
         if request.client_secret:
@@ -120,9 +121,9 @@ class ClientAuthentication:
             return zone.application(application_id, now)
         return _in_time(self._alone.known(zone_id, application_id), now)
 
-    async def _found(self, request: TokenRequest, now: datetime) -> Row:
+    async def _found(self, call: Call, now: datetime) -> Row:
         """Look at the log's head: another replica may have made it a moment ago."""
-        view, zone_id = self._view, request.zone_id
+        view, request, zone_id = self._view, call.request, call.request.zone_id
         if not zone_id or not request.application_id:
             raise bad_client()
         await view.zones.arriving(zone_id)
@@ -130,7 +131,7 @@ class ClientAuthentication:
             await view.look_again()
         application = self._known(request, now)
         if application is None and view.has_zone(zone_id) and view.zones.peek(zone_id) is None:
-            found = await self._alone.find(zone_id, request.application_id)
+            found = await self._alone.find(zone_id, request.application_id, call.address)
             application = _in_time(found, now)
         if application is None:
             raise bad_client()

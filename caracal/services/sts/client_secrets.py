@@ -18,7 +18,7 @@ from caracal import secret_hash
 from caracal.events.store.vault import Unreadable, Vault
 from caracal.projections.memory import Row
 from caracal.services.connections import Pool
-from caracal.services.sts.hash_queue import HashQueue
+from caracal.services.sts.fair_queue import FairQueue
 
 logger = logging.getLogger(__name__)
 _MAX_KNOWN = 10_000
@@ -31,7 +31,7 @@ class ClientSecrets:
     def __init__(self, database: Pool, vault: Vault, *, parallel: int, queue_max: int) -> None:
         self._database, self._vault = database, vault
         self._threads = ThreadPoolExecutor(parallel, thread_name_prefix="argon2")
-        self._queue = HashQueue(parallel, queue_max)
+        self._queue = FairQueue(parallel, queue_max)
         self._key = secrets.token_bytes(32)
         self._forms: OrderedDict[str, str] = OrderedDict()
         self._known: OrderedDict[str, bytes] = OrderedDict()

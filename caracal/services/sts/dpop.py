@@ -14,8 +14,8 @@ from datetime import datetime
 from redis.asyncio import Redis
 
 from caracal import clock
+from caracal.dpop import USE_SECONDS, InvalidProof, bound_to, check
 from caracal.events.store.redis import GONE
-from caracal.services.dpop import USE_SECONDS, InvalidProof, bound_to, check
 from caracal.services.http import Header
 from caracal.services.sts.call import Call
 from caracal.services.sts.dpop_nonce import Nonces

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from caracal.errors import CaracalError
-from caracal.events.challenge import ChallengeType
+from caracal.events.challenge import Called, ChallengeType
 from caracal.projections.memory import Row
 from caracal.services.sts.binding import Binding
 from caracal.services.sts.policies import InForce
@@ -31,7 +31,7 @@ class Exchange:
         by_gateway: the Gateway signed the call.
         challenge_resolved: a step-up challenge was met and is used up.
         jkt: thumbprint of the key that the mandate is bound to.
-        call: ``http`` and ``mcp`` of a signed Gateway call.
+        call: that the Gateway makes, if it has told: ``http`` and, for MCP, ``mcp``.
         now: when it is decided; ``occurred_at`` is the same as text.
         position: of the log, up to which the view has applied everything.
     """
@@ -46,7 +46,7 @@ class Exchange:
     binding: Binding
     challenge_resolved: bool
     jkt: str | None
-    call: Mapping[str, Any]
+    call: Called | None
     now: datetime
     occurred_at: str
     position: int

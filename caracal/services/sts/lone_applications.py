@@ -17,9 +17,12 @@ from caracal.ids import log_key
 from caracal.projections.application import APPLICATIONS, applications
 from caracal.projections.memory import MemoryTable, Row, apply
 from caracal.services.connections import Pool
+from caracal.services.sts.fair_queue import FairQueue
 from caracal.services.sts.refusals import state_stale
 
 PARALLEL = 4
+QUEUE_MAX = 1024
+"""Look-ups that may wait; of one more the newest of the zone that has most waiting goes."""
 PATIENCE_SECONDS = 4.0
 _MAX_KNOWN = 2_000
 
@@ -27,12 +30,16 @@ _MAX_KNOWN = 2_000
 class LoneApplications:
     """Finds them in the log, a few at once: the rest of the pool is for who is authenticated.
 
+    Anybody may name applications that there are not, from as many addresses as they like. So zones
+    take turns, and in a zone the addresses: a flood holds up nobody's first call to another zone,
+    and in its own only behind one look-up of each address.
+
     One that was found is known until it changes: nobody reads it again by guessing its secret.
     """
 
     def __init__(self, database: Pool) -> None:
         self._database = database
-        self._turns = asyncio.Semaphore(PARALLEL)
+        self._turns = FairQueue(PARALLEL, QUEUE_MAX)
         self._known: OrderedDict[str, Row] = OrderedDict()
         self._changes = 0
 
@@ -51,16 +58,20 @@ class LoneApplications:
         """Return an application of the zone that was found before."""
         return _of_zone(self._known.get(application_id), zone_id)
 
-    async def find(self, zone_id: str, application_id: str) -> Row | None:
+    async def find(self, zone_id: str, application_id: str, address: str) -> Row | None:
         """Return an application of the zone that is not archived, as its read model would.
 
+        ``address``: of who asks.
+
         Raises:
+            TooMany: 429 ``access_denied``, too many wait.
             Unavailable: 503 ``state_stale``, the log cannot be read now.
         """
         changes = self._changes
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                records = await self._read(application_id)
+                async with self._turns.turn(zone_id, address):
+                    records = await self._read(application_id)
         except (psycopg.Error, OSError, TimeoutError):
             raise state_stale() from None
         row = _read_model(records).live(application_id)
@@ -69,7 +80,7 @@ class LoneApplications:
         return _of_zone(row, zone_id)
 
     async def _read(self, application_id: str) -> list[Record]:
-        async with self._turns, self._database.connection() as connection:
+        async with self._database.connection() as connection:
             cursor = await connection.execute(
                 "SELECT position, version, name, state FROM log"
                 " WHERE aggregate_key = %s ORDER BY version",

@@ -11,6 +11,7 @@ from typing import Any
 from caracal import telemetry
 from caracal.errors import Unavailable
 from caracal.events.base import Fact
+from caracal.policy.apart import Apart, Stalled
 from caracal.policy.beat import label
 from caracal.policy.engine import Bundle, Decision, PolicyCompileError, deny
 from caracal.projections.memory import Row
@@ -132,6 +133,25 @@ class Policies:
                     break
                 self._go_back(zone_id, current, error)
         raise Unavailable("policy_eval_failed", "policies cannot be evaluated now")
+
+    async def tried(self, zone_id: str, policy_input: Mapping[str, Any], apart: Apart) -> Ruling:
+        """Decide by what is loaded for a zone, in ``apart``; nothing is loaded or counted for it.
+
+        What stalls, or does not compile, is a deny with the status ``error``.
+        """
+        current = self.current(zone_id)
+        if current is None:
+            return self._by_none(zone_id)
+        if self._is_parked(zone_id, current):
+            return Ruling(deny("policy_parked"), None)
+        try:
+            return Ruling(await apart.evaluate(current.bundle, policy_input), current)
+        except (Stalled, PolicyCompileError):
+            return Ruling(deny("policy_eval_failed", status="error"), current)
+
+    def current(self, zone_id: str) -> InForce | None:
+        """Return what is in force for a zone, as far as it is loaded."""
+        return self._zones.get(zone_id)
 
     async def _ruled(
         self, zone_id: str, current: InForce, policy_input: Mapping[str, Any], patient: bool

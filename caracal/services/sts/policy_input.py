@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from caracal.policy.input_schema import INPUT_SCHEMA_VERSION
 from caracal.projections.memory import Row
 from caracal.services.sts.delegation import Exercised
 from caracal.services.sts.exchange import Exchange
@@ -14,6 +15,7 @@ def policy_input(exchange: Exchange, resource: Row) -> dict[str, Any]:
     application, binding = exchange.application, exchange.binding
     agent = binding.agent.row if binding.agent else None
     return {
+        "schema_version": INPUT_SCHEMA_VERSION,
         "principal": {
             "type": "Application",
             "id": application["id"],
@@ -61,6 +63,7 @@ _EDGE = (
 
 def _context(exchange: Exchange) -> dict[str, Any]:
     binding, actor, subject = exchange.binding, exchange.actor, exchange.subject
+    call = exchange.call or {}
     return {
         "actor_claims": {
             **(actor.claims if actor else {}),
@@ -73,6 +76,6 @@ def _context(exchange: Exchange) -> dict[str, Any]:
         "delegation_edge_id": binding.delegation_edge_id,
         "challenge_resolved": exchange.challenge_resolved,
         "requested_scopes": list(exchange.request.scopes),
-        "http": exchange.call.get("http"),
-        "mcp": exchange.call.get("mcp"),
+        "http": call.get("http"),
+        "mcp": call.get("mcp"),
     }

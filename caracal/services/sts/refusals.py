@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Self
 
+from caracal.dpop import challenge
 from caracal.errors import (
     BadInput,
     CaracalError,
@@ -14,7 +15,6 @@ from caracal.errors import (
     Unavailable,
 )
 from caracal.events.challenge import ChallengeType
-from caracal.jwk import ALGORITHMS
 
 EXCHANGE = "token_exchange"
 INTROSPECTION, REVOCATION = "token_introspection", "token_revocation"
@@ -95,7 +95,7 @@ def denied(description: str, status: str, *, unknown: bool = False) -> Refused:
 class SenderUnproven(Unauthenticated):
     """401 ``invalid_token``: the token is bound to a key that was not shown (RFC 9449, §7.1)."""
 
-    authenticate = f'DPoP error="invalid_token", algs="{" ".join(ALGORITHMS)}"'
+    authenticate = challenge("invalid_token")
 
     def __init__(self) -> None:
         super().__init__("invalid_token", "the token is bound to another key")

@@ -17,7 +17,7 @@ import orjson
 from caracal import clock, telemetry
 from caracal.errors import CaracalError, NotFound, TooMany, Unauthenticated
 from caracal.events.base import acting
-from caracal.events.challenge import Actor, Challenge
+from caracal.events.challenge import Actor, Called, Challenge
 from caracal.events.store.appender import VersionConflict
 from caracal.events.store.log import Log
 from caracal.ids import ID_PATTERN, new_id
@@ -48,10 +48,12 @@ class StepUp:
             FAILURES - 1, window=WINDOW_SECONDS, block=COOLDOWN_SECONDS
         )  # the fifth one blocks
 
-    async def consumed(self, call: Call, subject: Principal | None, now: datetime) -> bool:
+    async def consumed(
+        self, call: Call, subject: Principal | None, called: Called | None, now: datetime
+    ) -> bool:
         """Consume the challenge that the call names; rows 7 and 8 of the validation order.
 
-        Returns whether it named one.
+        Returns whether it named one. ``called``: what the Gateway asks for.
 
         Raises:
             Refused: 429 ``access_denied``, too many failures; 401 ``access_denied``, whatever
@@ -64,7 +66,7 @@ class StepUp:
         principal = subject.subject if subject else request.application_id
         key = ("principal", request.zone_id, principal)
         self._check(key)
-        if not await self._consume(call, principal, subject, now):
+        if not await self._consume(call, principal, subject, called, now):
             self._failures.failed(key)
             raise challenge_refused()
         self._failures.cleared(key)
@@ -80,6 +82,8 @@ class StepUp:
         """
         if not isinstance(error, InteractionRequired):
             return error
+        if not _is_readable(exchange.call):
+            return denied("nobody can agree to a call that cannot be read", "complete").error
         secret = secrets.token_urlsafe(_SECRET_BYTES)
         with _acting(exchange.zone.id, exchange.application["id"], exchange.request_id):
             challenge = _challenge(exchange, verdicts, error, secret)
@@ -99,7 +103,12 @@ class StepUp:
             raise Refused(error, "challenge_cooldown", "challenge_cooldown") from None
 
     async def _consume(
-        self, call: Call, principal: str, subject: Principal | None, now: datetime
+        self,
+        call: Call,
+        principal: str,
+        subject: Principal | None,
+        called: Called | None,
+        now: datetime,
     ) -> bool:
         """Of several at once the log lets one win: the others have another version."""
         request = call.request
@@ -116,6 +125,7 @@ class StepUp:
                     resources=request.resources,
                     scopes=request.scopes,
                     actor=_actor(request, subject),
+                    call=called,
                     now=now,
                 )
                 await self._log.save(challenge)
@@ -173,8 +183,15 @@ def _challenge(
             "requested_scopes": list(exchange.request.scopes),
             "request_id": exchange.request_id,
         },
+        call=exchange.call,
         now=clock.now(),
     )
+
+
+def _is_readable(call: Called | None) -> bool:
+    """Say whether all that an MCP call does is told: an agreement is to one, not to any batch."""
+    mcp = (call or {}).get("mcp")
+    return mcp is None or bool(mcp.get("method"))
 
 
 def _actor(request: TokenRequest, subject: Principal | None) -> Actor:

@@ -108,8 +108,8 @@ def request_of(fields: Mapping[str, str], repeated: Iterable[str] = ()) -> Token
     )
 
 
-def read_call_context(text: str) -> dict[str, Any]:
-    """Return ``http`` and ``mcp`` of a signed Gateway call, each an object or None.
+def read_call_context(text: str) -> dict[str, Any] | None:
+    """Return those of ``http`` and ``mcp`` that a signed Gateway call tells; None: nothing.
 
     Raises:
         BadInput: 400 ``invalid_token``, too long or of another form.
@@ -125,7 +125,7 @@ def read_call_context(text: str) -> dict[str, Any]:
         raise bad_request("call_context is not an object of objects")
     if not _is_flat(found, _MAX_DEPTH):
         raise bad_request("call_context nests too deep")
-    return found
+    return {name: item for name, item in found.items() if item is not None} or None
 
 
 def _is_flat(value: Any, levels: int) -> bool:

@@ -105,6 +105,11 @@ class StsView:
         """Say whether there is such a zone, not archived."""
         return self._zones.live(zone_id) is not None
 
+    def is_gateway_only(self, zone_id: str) -> bool:
+        """Say whether a zone's mandates for resources are for the Gateway alone."""
+        zone = self._zones.live(zone_id)
+        return zone is not None and bool(zone.get("gateway_only"))
+
     async def look_again(self) -> None:
         """Bring the view to the log's head: what is unknown there is not there.
 

@@ -118,6 +118,10 @@ class Zones:
             self._next_look = now + _LOOK_SECONDS
             self._shrink()
 
+    def kept(self) -> list[ZoneView]:
+        """Return the zones that are kept, used last first."""
+        return list(reversed(self._kept.values()))
+
     @property
     def counters(self) -> dict[str, float]:
         """Return what ``/metrics`` tells of them."""

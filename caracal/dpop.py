@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from hmac import compare_digest
 from typing import Any
@@ -32,6 +32,39 @@ _UNRESERVED = re.compile(r"[A-Za-z0-9._~-]")  # RFC 3986, section 2.3
 
 class InvalidProof(ValueError):
     """The proof does not prove that its sender holds the key for this request."""
+
+
+class Unproven(InvalidProof):
+    """Who sends a token is not shown to be its holder.
+
+    Attributes:
+        code: what a resource server answers (section 7.1): ``invalid_token``, or
+            ``invalid_dpop_proof`` when it is the proof that does not hold.
+    """
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+    @property
+    def challenge(self) -> str:
+        """Return the ``WWW-Authenticate`` that goes with it."""
+        return challenge(self.code)
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A request that brings a token by the scheme ``DPoP``, as far as a proof speaks of it.
+
+    Attributes:
+        method: of the request.
+        uri: what it was sent to, as its sender says it; query and fragment do not count.
+        proofs: values of its ``DPoP`` headers.
+    """
+
+    method: str
+    uri: str
+    proofs: Sequence[bytes] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +116,42 @@ def check(
     use = sha256(f"{jkt}\n{proof.jti}".encode("utf-8", "surrogatepass")).hexdigest()
     nonce = claims.get("nonce")
     return Proof(jkt, use, nonce if isinstance(nonce, str) else None)
+
+
+def holder(claims: Mapping[str, Any], token: str, sent: Sent | None, now: float) -> Proof | None:
+    """Return the proof that the sender of a token holds its key; None: it is bound to none.
+
+    Whether the proof was used before is the caller's to look at.
+
+    Args:
+        claims: of the token, verified.
+        token: as it was sent.
+        sent: the request; None: the token came as ``Bearer``.
+        now: Unix seconds.
+
+    Raises:
+        Unproven: bound and sent as ``Bearer`` (section 7.2), not bound and sent as ``DPoP``, bound
+            to another key, or the proof is none for this request.
+    """
+    bound = bound_to(claims)
+    if bound is None and sent is None:
+        return None
+    if bound is None or sent is None:
+        scheme = "Bearer" if bound is None else "DPoP"
+        raise Unproven("invalid_token", f"the token is to be sent as {scheme}")
+    try:
+        proof = check(sent.proofs, method=sent.method, uri=sent.uri, now=now, token=token)
+    except InvalidProof as error:
+        raise Unproven("invalid_dpop_proof", f"DPoP proof: {error}") from None
+    if proof.jkt != bound:
+        raise Unproven("invalid_token", "the token is bound to another key")
+    return proof
+
+
+def challenge(code: str = "") -> str:
+    """Return the challenge of the scheme, for a refusal with this code (section 7.1)."""
+    error = f'error="{code}", ' if code else ""
+    return f'DPoP {error}algs="{" ".join(jwk.ALGORITHMS)}"'
 
 
 def bound_to(claims: Mapping[str, Any]) -> str | None:
