@@ -27,7 +27,12 @@ _CHECKS: Mapping[str, tuple[str, str]] = {
     ),
     "subject_token_invalid": (
         "subject token",
-        "the subject token was not signed by this zone, has expired, or lacks a claim",
+        "the subject token was not signed by this zone, has expired, or lacks a claim; of an"
+        " id_token metadata_json.id_token names the check",
+    ),
+    "issuer_unavailable": (
+        "subject token",
+        "the keys of the trusted issuer could not be had: the STS must reach it by https",
     ),
     "actor_token_invalid": (
         "actor token",
