@@ -28,7 +28,7 @@ _CHECKS: Mapping[str, tuple[str, str]] = {
     "subject_token_invalid": (
         "subject token",
         "the subject token was not signed by this zone, has expired, or lacks a claim; of an"
-        " id_token metadata_json.id_token names the check",
+        " id_token metadata_json.subject_check says which check",
     ),
     "issuer_unavailable": (
         "subject token",

@@ -7,6 +7,8 @@ issuer names the rest: all of it is fetched as :class:`GuardedFetch` does.
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 
 import orjson
 
@@ -28,15 +30,15 @@ _AT, _OF = "at", "of"
 
 
 class IssuerKeys:
-    """Finds the key of a trusted issuer.
+    """Finds the key of a trusted issuer; ``clock``: monotonic seconds.
 
     Attributes:
         fetches_total: how often a set was asked for; ``failures_total``: and did not come.
     """
 
-    def __init__(self, guard: UpstreamGuard) -> None:
+    def __init__(self, guard: UpstreamGuard, clock: Callable[[], float] = time.monotonic) -> None:
         self._fetch = GuardedFetch(guard, FETCH_SECONDS)
-        self._cache = KeyCache(self._counted, parse, stale_life=STALE_SECONDS, fresh_first=True)
+        self._cache = KeyCache(self._counted, parse, STALE_SECONDS, clock, fresh_first=True)
         self.fetches_total = self.failures_total = 0
 
     async def close(self) -> None:

@@ -195,5 +195,5 @@ def _check_application(rules: Row, application_id: str) -> None:
 def _invalid(reason: str) -> Refused:
     """Return row 3: one text for all causes; which it was is for the audit trail."""
     refused = Refused(Unauthenticated("invalid_token", "invalid subject_token"), INVALID)
-    refused.about = {"id_token": reason}
+    refused.about = {"subject_check": reason}
     return refused
