@@ -15,7 +15,7 @@ import orjson
 from caracal.errors import Unavailable
 from caracal.key_sets import KeyCache
 from caracal.projections.memory import Row
-from caracal.services.sts.client_keys import ClientKey, parse
+from caracal.services.sts.client_keys import ClientKey, Keys, parse
 from caracal.services.sts.guarded_fetch import GuardedFetch
 from caracal.services.upstream_guard import UpstreamGuard
 
@@ -38,7 +38,7 @@ class IssuerKeys:
 
     def __init__(self, guard: UpstreamGuard, clock: Callable[[], float] = time.monotonic) -> None:
         self._fetch = GuardedFetch(guard, FETCH_SECONDS)
-        self._cache = KeyCache(self._counted, parse, STALE_SECONDS, clock, fresh_first=True)
+        self._cache = KeyCache(self._counted, self._parsed, STALE_SECONDS, clock, fresh_first=True)
         self.fetches_total = self.failures_total = 0
 
     async def close(self) -> None:
@@ -66,6 +66,13 @@ class IssuerKeys:
         try:
             return await self._fetched(name)
         except BaseException:
+            self.failures_total += 1
+            raise
+
+    def _parsed(self, body: bytes) -> Keys:
+        try:
+            return parse(body)
+        except ValueError:
             self.failures_total += 1
             raise
 
