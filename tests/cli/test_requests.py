@@ -321,6 +321,7 @@ _GROUPS = {
     "admin_tokens": "token",
     "step_up_challenges": "challenge",
     "policy_templates": "template",
+    "trusted_issuers": "issuer",
 }
 _COMMANDS = {"audit by-request": "audit show", "audit set-retention": "audit retention"}
 _ALSO = {"list-page", "iter"}  # ways to list

@@ -23,6 +23,7 @@ from caracal.user_id import user_id_of
 from tests.making import in_zone, new_trusted_issuer
 from tests.signing import dpop_proof, ec_key, rsa_key
 from tests.sts import spoiling
+from tests.sts.oauth_server import answering
 from tests.sts.oidc_provider import CLIENT, Issuer, OidcProvider
 from tests.sts.spoiling import Spoiling, claims, negated, once_more
 from tests.sts.world import POLICY, VAULT, World, new_tenant, new_world
@@ -284,7 +285,8 @@ async def test_an_id_token_begins_one_session_however_it_is_spelt(desk: Desk) ->
     again = await desk.login(token)
     assert (again.status_code, again.json()["error"]) == (401, "invalid_token")
     trail = await desk.world.audit(again)
-    assert [entry["evaluation_status"] for entry in trail][-1] == "subject_token_invalid"
+    assert trail[-1]["evaluation_status"] == "subject_token_invalid"
+    assert trail[-1]["metadata_json"]["reason"] == "the id_token was used before"
     made = desk.issuer.made_of()
     assert (await desk.login(made.text())).status_code == 200
     negative = spoiling.signature(negated)(made)
@@ -544,6 +546,13 @@ async def test_an_issuer_may_be_for_some_applications(world: World, provider: Oi
     assert desk.issuer.calls == []
     await desk.change(application_ids=[other.aggregate_id, world.tenant.app_id])
     assert (await desk.login()).status_code == 200
+
+
+async def test_without_the_issuers_keys_nobody_signs_in(desk: Desk) -> None:
+    desk.issuer.behaviour = answering("down", 500)
+    answer = await desk.login()
+    assert await refused(desk, answer) == (503, "issuer_unavailable", "issuer_unavailable")
+    assert int(answer.headers["retry-after"]) >= 1
 
 
 async def test_an_issuer_of_another_zone_is_nobody(desk: Desk) -> None:

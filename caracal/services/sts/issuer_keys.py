@@ -26,7 +26,7 @@ PATIENCE_SECONDS = 4.0
 STALE_SECONDS = 900.0
 """How long keys are taken beyond their 5 minutes while the issuer cannot be reached."""
 _WELL_KNOWN = "/.well-known/openid-configuration"
-_AT, _OF = "at", "of"
+_AT, _OF = "jwks", "issuer"  # before the URL, which has no space
 
 
 class IssuerKeys:

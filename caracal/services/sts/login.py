@@ -137,7 +137,8 @@ class Logins:
             raise audit_unavailable() from error
         if not first:
             self.refused_total += 1
-            raise _invalid("used before")
+            used = Unauthenticated("invalid_token", "the id_token was used before")
+            raise Refused(used, INVALID)
         try:
             yield
         except BaseException:
