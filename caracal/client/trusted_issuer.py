@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 from caracal.client.call import Call, Null
 from caracal.client.method import D, one
@@ -33,11 +33,8 @@ class TrustedIssuer(TypedDict):
     updated_at: str
 
 
-class TrustedIssuerPatch(TypedDict, total=False):
-    """Changes of a trusted issuer; who its users are cannot be changed."""
-
+class _TrustedIssuerMembers(TypedDict, total=False):
     name: str | None
-    audiences: Sequence[str] | None
     algorithms: Sequence[Algorithm] | None
     jwks_uri: str | Null | None
     required_claims: Mapping[str, str | bool | int] | None
@@ -48,24 +45,18 @@ class TrustedIssuerPatch(TypedDict, total=False):
     single_use: bool | None
 
 
-class _OfNew(TypedDict, total=False):
-    name: str | None
-    algorithms: Sequence[Algorithm] | None
-    jwks_uri: str | None
-    subject_claim: str | None
-    required_claims: Mapping[str, str | bool | int] | None
-    mapped_claims: Sequence[str] | None
-    application_ids: Sequence[str] | None
-    max_age_seconds: int | None
-    session_seconds: int | None
-    single_use: bool | None
-
-
-class TrustedIssuerInput(_OfNew):
+class TrustedIssuerInput(_TrustedIssuerMembers):
     """A new trusted issuer; ``audiences`` are the client ids that its id_tokens may be for."""
 
     issuer: str
     audiences: Sequence[str]
+    subject_claim: NotRequired[str | None]
+
+
+class TrustedIssuerPatch(_TrustedIssuerMembers, total=False):
+    """Changes of a trusted issuer; who its users are cannot be changed."""
+
+    audiences: Sequence[str] | None
 
 
 class UserId(TypedDict):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,6 +15,7 @@ from redis.asyncio import Redis
 
 from caracal import clock
 from caracal.events.base import Fall
+from caracal.events.catalogue import MEMBERS
 from caracal.events.challenge import Challenge
 from caracal.events.session import Session
 from caracal.events.trusted_issuer import TrustedIssuer
@@ -448,6 +450,15 @@ async def test_claims_that_are_not_taken(spoilt: Desk, name: str) -> None:
     assert await reason(spoilt, answer) == why
 
 
+def test_the_guide_has_every_rule_and_every_check() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "federation.md").read_text()
+    rules = MEMBERS[TrustedIssuer.Created.TOPIC].keys() - {"name"}
+    assert [rule for rule in rules if f"`{rule}`" not in guide] == []
+    checks = {why.partition(":")[0].partition(" claim ")[0] for _, why in OF_CLAIMS.values()}
+    checks |= {"no kid", "kid: unknown", "alg", "signature", "form, type or algorithm", "keys: "}
+    assert [check for check in checks if f"`{check}" not in guide] == []
+
+
 @pytest.mark.parametrize("name", OF_FORM)
 async def test_tokens_that_are_spoilt(spoilt: Desk, name: str) -> None:
     answer = await spoilt.login(OF_FORM[name](spoilt.issuer.made_of()))
@@ -551,7 +562,8 @@ async def test_an_issuer_may_be_for_some_applications(world: World, provider: Oi
 async def test_without_the_issuers_keys_nobody_signs_in(desk: Desk) -> None:
     desk.issuer.behaviour = answering("down", 500)
     answer = await desk.login()
-    assert await refused(desk, answer) == (503, "issuer_unavailable", "issuer_unavailable")
+    assert await refused(desk, answer) == (503, "issuer_unavailable", "subject_token_invalid")
+    assert await reason(desk, answer) == "keys: cannot be had"
     assert int(answer.headers["retry-after"]) >= 1
 
 

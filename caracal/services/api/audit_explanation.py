@@ -30,10 +30,6 @@ _CHECKS: Mapping[str, tuple[str, str]] = {
         "the subject token was not signed by this zone, has expired, or lacks a claim; of an"
         " id_token metadata_json.subject_check says which check",
     ),
-    "issuer_unavailable": (
-        "subject token",
-        "the keys of the trusted issuer could not be had: the STS must reach it by https",
-    ),
     "actor_token_invalid": (
         "actor token",
         "the actor token was not signed by this zone, has expired, or does not fit the subject",

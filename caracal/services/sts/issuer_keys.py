@@ -19,7 +19,7 @@ from caracal.services.sts.client_keys import ClientKey, Keys, parse
 from caracal.services.sts.guarded_fetch import GuardedFetch
 from caracal.services.upstream_guard import UpstreamGuard
 
-FETCH_SECONDS = 2.0
+FETCH_SECONDS = 1.8
 """Of each of the two documents."""
 PATIENCE_SECONDS = 4.0
 """How long a caller waits for both; clients give up after 5 s."""

@@ -15,7 +15,7 @@ from math import ceil
 from redis.asyncio import Redis
 
 from caracal import clock
-from caracal.errors import Unauthenticated, Unavailable
+from caracal.errors import CaracalError, Unauthenticated, Unavailable
 from caracal.events.store.redis import GONE
 from caracal.foreign_jwt import ForeignJwt
 from caracal.mandate import Claims
@@ -181,7 +181,7 @@ class Logins:
         try:
             found = await self._keys.find(rules, kid)
         except Unavailable as error:
-            raise Refused(error, "issuer_unavailable") from None
+            raise _refused(error, "keys: cannot be had") from None
         if found is None:
             raise Unacceptable("kid: unknown")
         if not found.may_verify(token.alg) or not token.is_signed_by(found.key):
@@ -195,6 +195,10 @@ def _check_application(rules: Row, application_id: str) -> None:
 
 def _invalid(reason: str) -> Refused:
     """Return row 3: one text for all causes; which it was is for the audit trail."""
-    refused = Refused(Unauthenticated("invalid_token", "invalid subject_token"), INVALID)
+    return _refused(Unauthenticated("invalid_token", "invalid subject_token"), reason)
+
+
+def _refused(error: CaracalError, reason: str) -> Refused:
+    refused = Refused(error, INVALID)
     refused.about = {"subject_check": reason}
     return refused
