@@ -164,6 +164,14 @@ async def test_key_sets_that_are_not_taken(shelf: Shelf, name: str) -> None:
     assert shelf.keys.failures_total == shelf.keys.fetches_total >= 1
 
 
+async def test_keys_are_not_followed_to_another_place(shelf: Shelf, provider: OidcProvider) -> None:
+    other = provider.issuer()
+    shelf.issuer.behaviour = redirecting(other.jwks_uri)
+    with pytest.raises(Unavailable):
+        await shelf.has()
+    assert other.calls == []
+
+
 METADATA: dict[str, Callable[[Issuer], dict[str, Any]]] = {
     "another issuer": lambda issuer: {"issuer": "https://another.example"},
     "a slash more": lambda issuer: {"issuer": f"{issuer.url}/"},

@@ -22,6 +22,7 @@ from caracal.events.trusted_issuer import TrustedIssuer
 from caracal.mandate import peek
 from caracal.services.sts.id_token import MAX_BYTES
 from caracal.user_id import user_id_of
+from tests.backbone import eventually
 from tests.making import in_zone, new_trusted_issuer
 from tests.signing import dpop_proof, ec_key, rsa_key
 from tests.sts import spoiling
@@ -321,6 +322,12 @@ async def test_what_nobody_got_is_not_used_up(desk: Desk) -> None:
     too_large = await desk.login(token, resource=long.identifier)
     assert (too_large.status_code, too_large.json()["error"]) == (403, "token_too_large")
     assert (await desk.login(token, scope="write")).json()["error"] == "access_denied"
+    few = await desk.world.tenant.add_resource(
+        rate_limit={"window_seconds": 600, "max_requests": 1}
+    )
+    assert (await desk.login(resource=few.identifier)).status_code == 200
+    limited = await desk.login(token, resource=few.identifier)  # known when it was used already
+    assert (limited.status_code, limited.json()["error"]) == (429, "provider_rate_limited")
     assert (await desk.login(token)).status_code == 200
 
 
@@ -340,13 +347,16 @@ async def test_what_the_issuer_began_ends_with_it(desk: Desk) -> None:
     assert await reason(desk, late) == "iss: not trusted"
 
 
-async def test_an_issuer_that_ends_while_its_keys_are_fetched_begins_nothing(desk: Desk) -> None:
+@pytest.mark.parametrize("how", ["archived", "changed"])
+async def test_rules_that_end_while_keys_are_fetched_hold_no_more(desk: Desk, how: str) -> None:
     desk.issuer.gate = asyncio.Event()
     login = asyncio.create_task(desk.login())
-    async with asyncio.timeout(15):
-        while not desk.issuer.fetched():
-            await asyncio.sleep(0.01)
-    await desk.archive()
+
+    async def asked() -> bool:
+        return desk.issuer.fetched() == 1
+
+    await eventually(asked, what="the fetch")
+    await (desk.archive() if how == "archived" else desk.change(audiences=["another"]))
     await desk.world.exchange()  # the view has it now
     desk.issuer.gate.set()
     assert (await login).status_code == 403
