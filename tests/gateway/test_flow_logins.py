@@ -16,7 +16,7 @@ from caracal.services.sts.app import create_app as create_sts
 from tests.gateway.doubles import Feed, Wire
 from tests.gateway.scene import Scene, new_scene, sts_settings
 from tests.making import in_zone, new_trusted_issuer
-from tests.sts.oidc_provider import CLIENT, Issuer, OidcProvider
+from tests.sts.oidc_provider import CLIENT, Issuer, OidcProvider, trusted
 from tests.sts.test_logins import ID_TOKEN
 from tests.sts.world import serving, working
 
@@ -50,7 +50,7 @@ async def before(
     settings = sts_settings(*urls, ALLOW_PRIVATE_UPSTREAMS="loopback")
     with pytest.MonkeyPatch.context() as patch:
         async with OidcProvider(tmp_path_factory.mktemp("oidc")).serving() as provider:
-            patch.setenv("SSL_CERT_FILE", str(provider.ca))
+            trusted(patch, provider)
             async with (
                 serving(create_sts(settings)) as sts,
                 working(settings),

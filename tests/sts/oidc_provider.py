@@ -11,10 +11,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from aiohttp import web
 
 from caracal import clock
 from caracal.ids import new_id
+from caracal.services.sts import issuer_keys
 from tests.certificates import certificate
 from tests.signing import PrivateKey, ec_key, public_jwk, signed
 from tests.sts.oauth_server import HOST, Behaviour
@@ -22,6 +24,13 @@ from tests.sts.spoiling import Token
 
 CLIENT = "client-at-the-provider"
 WELL_KNOWN = "/.well-known/openid-configuration"
+
+
+def trusted(patch: pytest.MonkeyPatch, provider: OidcProvider) -> None:
+    """Let an STS that is made now trust the provider's certificate, and wait on a busy machine."""
+    patch.setenv("SSL_CERT_FILE", str(provider.ca))
+    patch.setattr(issuer_keys, "FETCH_SECONDS", 30.0)
+    patch.setattr(issuer_keys, "PATIENCE_SECONDS", 60.0)
 
 
 class Issuer:

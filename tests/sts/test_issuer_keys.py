@@ -19,7 +19,7 @@ from caracal.services.sts.issuer_keys import STALE_SECONDS, IssuerKeys
 from caracal.services.upstream_guard import UpstreamGuard
 from tests.signing import ec_key, public_jwk, rsa_key
 from tests.sts.oauth_server import answering, breaking_off, cut, endless
-from tests.sts.oidc_provider import WELL_KNOWN, Issuer, OidcProvider
+from tests.sts.oidc_provider import WELL_KNOWN, Issuer, OidcProvider, trusted
 
 PRIVATE = "https://10.0.0.1/keys"
 
@@ -47,7 +47,7 @@ class Shelf:
 
 @pytest.fixture
 async def shelf(provider: OidcProvider, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Shelf]:
-    monkeypatch.setenv("SSL_CERT_FILE", str(provider.ca))
+    trusted(monkeypatch, provider)
     made: list[Shelf] = []
     keys = IssuerKeys(UpstreamGuard("loopback"), clock=lambda: made[0].now)
     made.append(Shelf(provider.issuer(), keys))
@@ -128,7 +128,7 @@ async def test_nobody_waits_for_a_slow_issuer_for_long(
     with pytest.raises(Unavailable, match="issuer_unavailable"):
         await shelf.has()
     shelf.issuer.gate.set()
-    monkeypatch.undo()
+    monkeypatch.setattr(issuer_keys, "PATIENCE_SECONDS", 60.0)
     assert await shelf.has()
 
 
@@ -201,7 +201,7 @@ async def test_metadata_that_is_not_taken(shelf: Shelf, name: str) -> None:
 async def test_only_public_addresses_are_asked_in_production(
     provider: OidcProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SSL_CERT_FILE", str(provider.ca))
+    trusted(monkeypatch, provider)
     keys, issuer = IssuerKeys(UpstreamGuard("false")), provider.issuer()
     for uri in (None, issuer.jwks_uri):
         with pytest.raises(Unavailable):
