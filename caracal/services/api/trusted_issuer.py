@@ -63,9 +63,7 @@ MaxAge = Annotated[int, Field(ge=MIN_SECONDS, le=MAX_AGE_SECONDS)]
 Life = Annotated[int, Field(ge=MIN_SECONDS, le=MAX_SECONDS)]
 
 
-class TrustedIssuerPatch(Body):
-    name: Name = ""
-    audiences: Audiences = Field(default_factory=list)
+class _Rules(Body):
     algorithms: Algorithms = Field(default_factory=lambda: list(get_args(Algorithm)))
     jwks_uri: HttpsUrl | None = None
     required_claims: Required = Field(default_factory=dict)
@@ -76,11 +74,16 @@ class TrustedIssuerPatch(Body):
     single_use: bool = True
 
 
-class TrustedIssuerInput(TrustedIssuerPatch):
+class TrustedIssuerInput(_Rules):
     issuer: Issuer
     audiences: Audiences
-    name: Name | None = None  # type: ignore[assignment]
+    name: Name | None = None
     subject_claim: Claim = "sub"
+
+
+class TrustedIssuerPatch(_Rules):
+    name: Name = ""
+    audiences: Audiences = Field(default_factory=list)
 
 
 class TrustedIssuerAnswer(Answer):
