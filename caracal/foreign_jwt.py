@@ -1,4 +1,4 @@
-"""JWTs that others sign: client assertions (RFC 7523) and DPoP proofs (RFC 9449).
+"""JWTs that others sign: client assertions (RFC 7523), DPoP proofs (RFC 9449), id_tokens.
 
 Other than a mandate, such a token may use one of several algorithms; which one is up to the type
 of its key. A type of token is never taken for another one (RFC 8725, section 3.11).
@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from caracal import jwk
-from caracal.mandate import Claims, InvalidMandate, decode_base64url, json_object, peek
+from caracal.mandate import (
+    MAX_TOKEN_BYTES,
+    Claims,
+    InvalidMandate,
+    decode_base64url,
+    json_object,
+    peek,
+)
 
 _MAX_ID = 256
 
@@ -41,15 +48,17 @@ class ForeignJwt:
         return jwk.verifies(key, self.alg, self.signed, self.signature)
 
 
-def taken_apart(token: str, types: Collection[str | None]) -> ForeignJwt | None:
-    """Return the parts of a compact JWT of at most 4096 bytes; None when it is no acceptable one.
+def taken_apart(
+    token: str, types: Collection[str | None], limit: int = MAX_TOKEN_BYTES
+) -> ForeignJwt | None:
+    """Return the parts of a compact JWT of at most ``limit`` bytes; None: no acceptable one.
 
     Args:
         token: as it was sent.
         types: acceptable values of ``typ``, in lower case; None: it may be left out.
     """
     try:
-        parts = peek(token)
+        parts = peek(token, limit)
         header, signature = json_object(parts.header), decode_base64url(parts.signature)
     except InvalidMandate:
         return None

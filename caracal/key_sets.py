@@ -1,8 +1,8 @@
 """Published keys as they are held by who verifies with them: fetched, and kept for a while.
 
-Of zones, fetched from the STS by Gateway, Coordinator and resource servers; of clients, fetched by
-the STS. Bounded in sets, in bytes and in fetches: whoever sends tokens chooses ``zone_id`` and
-``kid``, and must not choose how often others are asked.
+Of zones, fetched from the STS by Gateway, Coordinator and resource servers; of clients and of
+trusted issuers, fetched by the STS. Bounded in sets, in bytes and in fetches: whoever sends tokens
+chooses ``zone_id`` and ``kid``, and must not choose how often others are asked.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ class KeyCache(Generic[Key]):
         stale_life: seconds that keys are served while they are fetched again.
         clock: monotonic seconds.
         max_sets: of more the least recently used goes.
+        fresh_first: keys whose 5 minutes are over are served only where the fetch of newer ones
+            has failed, not while it goes on.
     """
 
     def __init__(
@@ -57,8 +59,10 @@ class KeyCache(Generic[Key]):
         stale_life: float,
         clock: Callable[[], float] = time.monotonic,
         max_sets: int = MAX_ZONES,
+        *,
+        fresh_first: bool = False,
     ) -> None:
-        self._fetch, self._parse = fetch, parse
+        self._fetch, self._parse, self._fresh_first = fetch, parse, fresh_first
         self._stale_life, self._clock, self._max_sets = stale_life, clock, max_sets
         self._sets: OrderedDict[str, _Entry[Key]] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -73,6 +77,8 @@ class KeyCache(Generic[Key]):
         now = self._clock()
         if now >= entry.expires + self._stale_life or not entry.keys:
             await self._need(name, entry)
+        elif now >= entry.expires and self._fresh_first:
+            await self._refetched(name, entry)
         elif now >= entry.expires:
             self._start(name, entry)
         if kid not in entry.keys and now - entry.forced >= FORCED_EVERY:

@@ -42,6 +42,7 @@ def new_zone(
     slug: str | None = None,
     name: str = "A",
     dcr_enabled: bool = False,
+    data_key: Secret | None = None,
 ) -> Zone:
     """Begin a zone with a slug of its own."""
     zone_id = zone_id or new_id()
@@ -54,7 +55,7 @@ def new_zone(
             dcr_enabled=dcr_enabled,
             pkce_required=True,
             login_flow="default",
-            data_key=Secret(f"zone/{zone_id}", "key-1", b"n" * 12, b"sealed"),
+            data_key=data_key or Secret(f"zone/{zone_id}", "key-1", b"n" * 12, b"sealed"),
         )
 
 

@@ -23,6 +23,7 @@ from caracal.events.session import Session
 from caracal.events.signing_key import SigningKey
 from caracal.events.store.memory import MemoryLog
 from caracal.events.topics import TOPICS
+from caracal.events.trusted_issuer import TrustedIssuer
 from caracal.ids import new_id
 from caracal.projections.memory import MemoryMarks, MemoryTable, Row, apply
 from caracal.projections.projection import Projection
@@ -102,6 +103,25 @@ def new_provider(zone_id: str = ZONE, *, secrets: Iterable[str] = (), **members:
 def sealed_config(*names: str, ref: str = "provider/1") -> Sealed:
     """The secret part of a provider's configuration."""
     return Sealed(names, sealed(ref)) if names else Sealed()
+
+
+def new_trusted_issuer(zone_id: str = ZONE, **members: Any) -> TrustedIssuer:
+    given: dict[str, Any] = {
+        "name": "login",
+        "issuer": f"https://login.example/{new_id()}",
+        "audiences": ["client"],
+        "algorithms": ["RS256", "PS256", "ES256"],
+        "jwks_uri": None,
+        "subject_claim": "sub",
+        "required_claims": {},
+        "mapped_claims": [],
+        "application_ids": [],
+        "max_age_seconds": 3600,
+        "session_seconds": 3600,
+        "single_use": True,
+    }
+    with in_zone(zone_id):
+        return TrustedIssuer.create(new_id(), zone_id=zone_id, **(given | members))
 
 
 def new_policy(zone_id: str = ZONE, *, name: str = "policy", versions: int = 0) -> Policy:

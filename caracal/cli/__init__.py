@@ -31,6 +31,7 @@ class _Commands(LazyGroup):
         "zone": Place("zone:zone", "Zones: what everything else lives in.", _ZONE),
         "token": Place("token:token", "Admin tokens: who may call the control plane.", _ZONE),
         "app": Place("application:app", "Applications: who asks for mandates.", _WHO),
+        "issuer": Place("trusted_issuer:issuer", "Who may say who a user is.", _WHO),
         "session": Place("session:session", "Sessions: who is logged in.", _WHO),
         "agent": Place("agent:agent", "Agents: what acts now, and how to stop it.", _WHO),
         "delegation": Place("delegation:delegation", "Who gave what to which agent.", _WHO),

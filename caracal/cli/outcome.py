@@ -26,6 +26,8 @@ _HINTS = {
     "application_not_found": "`caracal app list` shows the applications",
     "resource_not_found": "`caracal resource list` shows the resources",
     "provider_not_found": "`caracal provider list` shows the providers",
+    "trusted_issuer_not_found": "`caracal issuer list` shows the issuers",
+    "trusted_issuer_conflict": "`caracal issuer patch` changes the rules it has",
     "policy_not_found": "`caracal policy list` shows the policies",
     "policy_set_not_found": "`caracal policy-set list` shows the sets",
     "policy_set_binding_not_found": "`caracal policy-set list` shows the sets",

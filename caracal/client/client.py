@@ -31,6 +31,7 @@ from caracal.client.resource import Resources
 from caracal.client.session import Sessions
 from caracal.client.step_up_challenge import StepUpChallenges
 from caracal.client.sync import Sync
+from caracal.client.trusted_issuer import TrustedIssuers
 from caracal.client.zone import Zones
 
 
@@ -57,6 +58,7 @@ class Plane(Namespace[D]):
         self.applications = Applications(driver)
         self.resources = Resources(driver)
         self.providers = Providers(driver)
+        self.trusted_issuers = TrustedIssuers(driver)
         self.policies = Policies(driver)
         self.policy_templates = PolicyTemplates(driver)
         self.policy_sets = PolicySets(driver)

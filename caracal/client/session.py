@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict, Unpack
+from typing import Literal, NotRequired, TypedDict, Unpack
 
 from caracal.client.call import Listing, merged, one_page
 from caracal.client.method import D, many
@@ -19,6 +19,7 @@ class Session(TypedDict):
     session_type: Literal["user", "application"]
     subject_id: str
     parent_id: str | None
+    trusted_issuer_id: NotRequired[str | None]
     status: SessionStatus
     expires_at: str
     authenticated_at: str
@@ -35,7 +36,7 @@ class SessionQuery(TypedDict, total=False):
 
 
 class Sessions(ZoneScoped[D]):
-    """Sessions, read only: they end with their grant, application or zone.
+    """Sessions, read only: they end with their grant, issuer, application or zone.
 
     >>> client.sessions.list(zone_id, status="active", limit=10)
     """

@@ -75,6 +75,12 @@ from caracal.client.provider_grant import (
 from caracal.client.resource import RateLimit, Resource, ResourceInput, ResourcePatch
 from caracal.client.session import Session, SessionQuery, SessionStatus
 from caracal.client.step_up_challenge import SatisfiedChallenge, StepUpChallenge
+from caracal.client.trusted_issuer import (
+    TrustedIssuer,
+    TrustedIssuerInput,
+    TrustedIssuerPatch,
+    UserId,
+)
 from caracal.client.zone import DcrStatus, RotatedSigningKey, Zone, ZoneInput, ZonePatch
 
 __all__ = [
@@ -155,6 +161,10 @@ __all__ = [
     "Suspended",
     "TopicState",
     "TraverseNode",
+    "TrustedIssuer",
+    "TrustedIssuerInput",
+    "TrustedIssuerPatch",
+    "UserId",
     "Zone",
     "ZoneInput",
     "ZonePatch",

@@ -16,6 +16,7 @@ from caracal.events.provider import Provider
 from caracal.events.resource import Resource
 from caracal.events.session import Session
 from caracal.events.signing_key import SigningKey
+from caracal.events.trusted_issuer import TrustedIssuer
 from caracal.events.zone import Zone
 
 AGGREGATES: tuple[type[Aggregate], ...] = (
@@ -24,6 +25,7 @@ AGGREGATES: tuple[type[Aggregate], ...] = (
     AdminToken,
     Application,
     Provider,
+    TrustedIssuer,
     Resource,
     Policy,
     PolicySet,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import field
 from datetime import datetime
 from typing import Literal, Self
 
@@ -11,13 +12,14 @@ from caracal.events import base
 from caracal.events.application import needs_application
 from caracal.events.base import Aggregate
 from caracal.events.guards import Free, Guard, Need, Take, live
+from caracal.events.trusted_issuer import needs_trusted_issuer
 from caracal.events.zone import needs_zone
 
 SessionType = Literal["user", "application"]
 
 
 class Session(Aggregate):
-    """started -> revoked | expired, or ended by the cascade of a grant, application or zone"""
+    """started -> revoked | expired, or ended with its grant, issuer, application or zone"""
 
     TOPIC = "session"
     PLURAL = "sessions"
@@ -30,6 +32,7 @@ class Session(Aggregate):
         parent_id: str | None
         authenticated_at: str
         expires_at: str
+        trusted_issuer_id: str | None = field(default=None, kw_only=True)
 
     class Revoked(Aggregate.Event):
         TOPIC = "session.revoked"
@@ -52,10 +55,12 @@ class Session(Aggregate):
         parent_id: str | None,
         authenticated_at: str,
         expires_at: str,
+        trusted_issuer_id: str | None = None,
     ) -> None:
         self.session_type, self.subject_id = session_type, subject_id
         self.application_id, self.parent_id = application_id, parent_id
         self.authenticated_at, self.expires_at = authenticated_at, expires_at
+        self.trusted_issuer_id = trusted_issuer_id
         self.ended = False
 
     @classmethod
@@ -70,14 +75,19 @@ class Session(Aggregate):
         authenticated_at: datetime,
         expires_at: datetime,
         parent_id: str | None = None,
+        trusted_issuer_id: str | None = None,
     ) -> Self:
-        """Begin a session. The zone owns its key, so that a cascade frees many at once."""
+        """Begin a session. The zone owns its key, so that a cascade frees many at once.
+
+        ``trusted_issuer_id`` names who has said who the user is.
+        """
         known = Conflict("concurrent_update", f"the session {sid!r} is there already")
         return cls._begin(
             cls.Started,
             sid,
             needs_zone(zone_id),
             needs_application(application_id),
+            *([needs_trusted_issuer(trusted_issuer_id)] if trusted_issuer_id else []),
             Take(live("session", sid), zone_id, known),
             session_type=session_type,
             subject_id=subject_id,
@@ -85,6 +95,7 @@ class Session(Aggregate):
             parent_id=parent_id,
             authenticated_at=clock.rfc3339(authenticated_at),
             expires_at=clock.rfc3339(expires_at),
+            trusted_issuer_id=trusted_issuer_id,
         )
 
     def revoke(self, reason: str) -> None:

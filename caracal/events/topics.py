@@ -106,6 +106,7 @@ def facts(aggregate: type[Aggregate]) -> Topic:
 
 _FORCED_REASONS = {
     "grant.revoked": "grant_revoked",
+    "trusted_issuer.archived": "issuer_archived",
     "zone.archived": "zone_archived",
     "delegation.revoked": "delegation_revoked",
 }
@@ -265,7 +266,7 @@ _SIGNALS = (
     Topic(
         "caracal.sessions.revoke",
         "signals",
-        ("session.revoked", "grant.revoked", "agent.suspended", *_ENDS),
+        ("session.revoked", "grant.revoked", "trusted_issuer.archived", "agent.suspended", *_ENDS),
         _revoke_signals,
     ),
     Topic(

@@ -27,6 +27,15 @@ _CLAIMS = {
     "scope": "read write",
 }
 
+_USER_CLAIMS = _CLAIMS | {
+    "user": {
+        "issuer": "https://login.example",
+        "trusted_issuer_id": "018f3f54-7c1e-7000-8000-000000000007",
+        "auth_time": 1764100790,
+        "claims": {"groups": ["staff", "on call"], "email": "ada@example.com"},
+    }
+}
+
 _EDGE_INPUT = {
     "id": _EDGE,
     "source_session_id": _SESSION,
@@ -104,7 +113,7 @@ _LARGEST = _sample(
 SAMPLES: tuple[dict[str, Any], ...] = (
     {},
     _sample(),
-    _sample(session_id=_SESSION, subject_claims=_CLAIMS, requested_scopes=["read", "write"]),
+    _sample(session_id=_SESSION, subject_claims=_USER_CLAIMS, requested_scopes=["read", "write"]),
     _sample(
         session_id=_SESSION,
         agent_session_id=_AGENT,

@@ -18,6 +18,7 @@ from caracal.projections.resource import resources
 from caracal.projections.revocation import revocations
 from caracal.projections.session import sessions
 from caracal.projections.signing_key import signing_keys
+from caracal.projections.trusted_issuer import trusted_issuers
 from caracal.projections.zone import zones
 
 PROJECTIONS: tuple[Projection, ...] = (
@@ -26,6 +27,7 @@ PROJECTIONS: tuple[Projection, ...] = (
     admin_tokens,
     applications,
     providers,
+    trusted_issuers,
     resources,
     policies,
     policy_sets,

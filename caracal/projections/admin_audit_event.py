@@ -52,7 +52,7 @@ _COLLECTIONS = frozenset(
     {
         *("zones", "applications", "resources", "providers", "policies", "policy-sets"),
         *("versions", "grants", "provider-grants", "sessions", "step-up-challenges"),
-        *("policy-templates", "admin-tokens"),
+        *("policy-templates", "admin-tokens", "trusted-issuers"),
         *("agents", "agent-services", "delegations", "invocations"),
     }
 )

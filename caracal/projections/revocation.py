@@ -17,6 +17,7 @@ from caracal.events.delegation import Delegation
 from caracal.events.grant import Grant
 from caracal.events.resource import Resource
 from caracal.events.session import Session
+from caracal.events.trusted_issuer import TrustedIssuer
 from caracal.events.zone import Zone
 from caracal.ids import log_key
 from caracal.projections.projection import Projection
@@ -44,6 +45,7 @@ revocations = Projection("revocations", REVOCATIONS, ignored=("session.started",
     Zone.Archived,
     Application.Archived,
     Resource.Archived,
+    TrustedIssuer.Archived,
     Grant.Revoked,
     Grant.Expired,
     Session.Revoked,

@@ -10,6 +10,7 @@ from caracal.events.application import Application
 from caracal.events.base import Fact
 from caracal.events.grant import Grant
 from caracal.events.session import Session
+from caracal.events.trusted_issuer import TrustedIssuer
 from caracal.events.zone import Zone
 from caracal.projections.projection import Projection
 from caracal.projections.query import Db, Page, ids_in_zones, page, select
@@ -23,6 +24,7 @@ SESSIONS = Table(
         "subject_id": "text",
         "application_id": "text",
         "parent_id": "text",
+        "trusted_issuer_id": "text",
         "authenticated_at": "timestamptz",
         "expires_at": "timestamptz",
         "created_at": "timestamptz",
@@ -34,6 +36,7 @@ SESSIONS = Table(
         "(zone_id, created_at DESC, id DESC)",
         "(zone_id, subject_id) WHERE ended_at IS NULL",
         "(application_id) WHERE ended_at IS NULL",
+        "(trusted_issuer_id) WHERE ended_at IS NULL",
         "(expires_at) WHERE ended_at IS NULL",
     ),
 )
@@ -56,7 +59,7 @@ def expired(fact: Fact) -> End:
     return end(SESSIONS, [fact.aggregate_id], status="expired", revoked_at=None)
 
 
-@sessions.on(Grant.Revoked, Application.Archived, Zone.Archived)
+@sessions.on(Grant.Revoked, TrustedIssuer.Archived, Application.Archived, Zone.Archived)
 def fell(fact: Fact) -> End:
     return _revoked(fact, fact.data.get("sessions", []))
 

@@ -1,4 +1,4 @@
-"""Ends that take others with them: of a grant, an application, a zone.
+"""Ends that take others with them: of a grant, a trusted issuer, an application, a zone.
 
 The read model may lag (the worker may even be down), so a cascade lists its rows *and* what the
 log has after their checkpoint. What is committed while it lists stands below the cascade's own
@@ -73,8 +73,8 @@ def _is_begun(fact: Fact, whose: Whose, moment: datetime) -> bool:
     )
 
 
-def _values(row: Mapping[str, Any], columns: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(row[column] for column in columns)
+def _values(row: Mapping[str, Any], columns: tuple[str, ...]) -> tuple[Any, ...]:
+    return tuple(row.get(column) for column in columns)  # older facts lack some
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,8 @@ NO_CONFIG = (
     ),
 )
 NO_TRAITS = (1, "a", None, {}, [1], [None], [["a"]])
+NO_NAMES = (1, "a", None, {}, [""], [1], [None], [["a"]], ["a\x00"], ["\ud800"])
+NO_SECONDS = (None, True, "600", 600.5, 0, -1, 59, [], {}, 10**30)
 NO_CONSENT = (1, "sometimes", None, [], {})
 
 
@@ -88,6 +90,7 @@ class Route:
     nullable: tuple[str, ...] = ()
     defaulted: tuple[str, ...] = field(default=())  # null on POST is the default
     patched: bool = True
+    fixed: tuple[str, ...] = ("registration_method",)
 
 
 ROUTES = (
@@ -164,6 +167,31 @@ ROUTES = (
         defaulted=("name", "secret_config"),
     ),
     Route(
+        "/zones/{zone}/trusted-issuers",
+        {"issuer": "https://login.example/{new}", "audiences": ["client"]},
+        {
+            "issuer": (*NO_URL, "http://a.example", "https://a.example?a", "https://a.example#a"),
+            "audiences": (*NO_NAMES, [], ["a"] * 2, ["a" * 257]),
+            "name": (*NO_TEXT, "a" * 257),
+            "algorithms": (*NO_NAMES, [], ["HS256"], ["none"], ["ES384"], ["ES256"] * 2),
+            "jwks_uri": (*NO_URL, "http://a.example"),
+            "subject_claim": (*NO_TEXT, "a" * 129),
+            "required_claims": (
+                *(1, True, None, "{}", [], {"": 1}, {"a" * 129: 1}, {"a\x00": 1}, {"\ud800": 1}),
+                *({"a": None}, {"a": 1.5}, {"a": ["b"]}, {"a": {}}, {"a": ""}, {"a": 10**30}),
+                {f"{number}": 1 for number in range(17)},
+            ),
+            "mapped_claims": (*NO_NAMES, ["a"] * 2, ["a" * 129], [f"{n}" for n in range(33)]),
+            "application_ids": (*NO_NAMES, ["a b"], ["a"] * 2, [f"{n}" for n in range(65)]),
+            "max_age_seconds": (*NO_SECONDS, 86_401),
+            "session_seconds": (*NO_SECONDS, 3601),
+            "single_use": NO_BOOL,
+        },
+        nullable=("jwks_uri",),
+        defaulted=("name",),
+        fixed=("issuer", "subject_claim"),
+    ),
+    Route(
         "/zones/{zone}/grants",
         {"application_id": "{application}", "resource_id": "{resource}", "scopes": ["read"]},
         {
@@ -185,7 +213,7 @@ def bad_fields(*, patch: bool) -> list[Any]:
         null_is_good = route.nullable + (() if patch else route.defaulted)
         for name, values in route.wrong.items():
             wrong = [value for value in values if value is not None or name not in null_is_good]
-            if not patch or (route.patched and name != "registration_method"):
+            if not patch or (route.patched and name not in route.fixed):
                 cases.append(pytest.param(route, name, wrong, id=f"{route.collection} {name}"))
     return cases
 
@@ -196,7 +224,10 @@ async def places(api: Plane) -> dict[str, str]:
     zone = await api.zone()
     app, resource = await api.application(zone), await api.resource(zone)
     provider = (await api.provider(zone))["id"]
+    issuer = {"issuer": "https://login.example", "audiences": ["client"]}
+    trusted = await api.made(f"/zones/{zone}/trusted-issuers", issuer)
     made = {"application": app["id"], "resource": resource["id"], "provider": provider}
+    made["trusted-issuer"] = trusted["id"]
     return {"zone": zone, "new": "new", **made}
 
 

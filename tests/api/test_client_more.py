@@ -36,6 +36,28 @@ async def test_providers(client: Checked) -> None:
     await client.refused("provider_not_found", "providers.get", zone, made["id"])
 
 
+async def test_trusted_issuers(client: Checked) -> None:
+    zone = await zone_of(client)
+    given: types.TrustedIssuerInput = {
+        "issuer": f"https://login.example/{new_id()}",
+        "audiences": ["client"],
+        "required_claims": {"hd": "corp.example", "admin": True},
+    }
+    made = await client("trusted_issuers.create", zone, given, of=types.TrustedIssuer)
+    assert made["algorithms"] == ["RS256", "PS256", "ES256"]
+    patch: types.TrustedIssuerPatch = {"mapped_claims": ["groups"], "single_use": False}
+    changed = await client("trusted_issuers.patch", zone, made["id"], patch, of=types.TrustedIssuer)
+    assert (changed["mapped_claims"], changed["single_use"]) == (["groups"], False)
+    shown = await client("trusted_issuers.get", zone, made["id"], of=types.TrustedIssuer)
+    assert shown == changed
+    listed = await client("trusted_issuers.list", zone, of=list[types.TrustedIssuer])
+    assert listed == [changed]
+    user = await client("trusted_issuers.user_id", zone, made["id"], "ada", of=types.UserId)
+    assert user["user_id"].startswith("usr_")
+    await client("trusted_issuers.delete", zone, made["id"])
+    await client.refused("trusted_issuer_not_found", "trusted_issuers.get", zone, made["id"])
+
+
 async def test_dynamic_registration(client: Checked) -> None:
     zone = await zone_of(client)
     given: types.DCRInput = {"name": "d", "credential_type": "token", "expires_in": 60}

@@ -33,6 +33,7 @@ async def test_sessions_are_listed(api: Plane) -> None:
         "session_type": "user",
         "subject_id": "ada",
         "parent_id": None,
+        "trusted_issuer_id": None,
         "status": "active",
         "expires_at": active.expires_at,
         "authenticated_at": active.authenticated_at,

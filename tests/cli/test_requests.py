@@ -93,6 +93,36 @@ REQUESTS: list[tuple[str, str, Any, Any]] = [
     ('provider patch p --secret-config {"s":null}', f"PATCH {Z}/providers/p",
      {"secret_config": {"s": None}}, {"id": "p"}),
     ("provider delete p", f"DELETE {Z}/providers/p", None, None),
+    ("issuer list", f"GET {Z}/trusted-issuers", None, []),
+    ("issuer get i", f"GET {Z}/trusted-issuers/i", None, {"id": "i"}),
+    (
+        "issuer create --issuer https://login.example --audience a --audience b --map-claim groups"
+        ' --required-claims {"hd":"corp"} --app p --no-single-use --session-seconds 600',
+        f"POST {Z}/trusted-issuers",
+        {
+            "issuer": "https://login.example",
+            "audiences": ["a", "b"],
+            "mapped_claims": ["groups"],
+            "required_claims": {"hd": "corp"},
+            "application_ids": ["p"],
+            "single_use": False,
+            "session_seconds": 600,
+        },
+        {"id": "i"},
+    ),
+    (
+        "issuer patch i --algorithm ES256 --clear jwks_uri",
+        f"PATCH {Z}/trusted-issuers/i",
+        {"algorithms": ["ES256"], "jwks_uri": None},
+        {"id": "i"},
+    ),
+    ("issuer delete i", f"DELETE {Z}/trusted-issuers/i", None, None),
+    (
+        "issuer user-id i ada",
+        f"POST {Z}/trusted-issuers/i/user-id",
+        {"subject": "ada"},
+        {"user_id": "usr_1"},
+    ),
     ("policy list", f"GET {Z}/policies", None, []),
     ("policy get p", f"GET {Z}/policies/p", None, {"id": "p", "versions": []}),
     (
@@ -291,6 +321,7 @@ _GROUPS = {
     "admin_tokens": "token",
     "step_up_challenges": "challenge",
     "policy_templates": "template",
+    "trusted_issuers": "issuer",
 }
 _COMMANDS = {"audit by-request": "audit show", "audit set-retention": "audit retention"}
 _ALSO = {"list-page", "iter"}  # ways to list

@@ -45,6 +45,17 @@ TABLE: list[tuple[str, tuple[Any, ...], str, Any, Any]] = [
     ("applications.dcr", ("z1", GIVEN), f"POST {Z}/applications/dcr", GIVEN, ONE),
     *crud("resources"),
     *crud("providers"),
+    *(
+        (name.replace("-", "_"), arguments, wire, body, answer)
+        for name, arguments, wire, body, answer in crud("trusted-issuers")
+    ),
+    (
+        "trusted_issuers.user_id",
+        ("z1", "i", "ada"),
+        f"POST {Z}/trusted-issuers/i/user-id",
+        {"subject": "ada"},
+        {"user_id": "usr_1"},
+    ),
     ("policies.list", ("z1",), f"GET {Z}/policies", NO_BODY, [ONE]),
     ("policies.get", ("z1", "i"), f"GET {Z}/policies/i", NO_BODY, ONE),
     ("policies.create", ("z1", GIVEN), f"POST {Z}/policies", GIVEN, ONE),

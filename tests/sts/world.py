@@ -300,7 +300,7 @@ def graph_of(zone_id: str, *things: Agent | Delegation) -> AgentGraph:
 
 async def new_tenant(log: Log, policy: str = POLICY) -> Tenant:
     """Make a zone in which one application may exchange, as far as ``policy`` lets it."""
-    zone = new_zone()
+    zone = new_zone(data_key=VAULT.seal(secrets.token_bytes(32)))
     kid, secret = new_id(), secrets.token_urlsafe(24)
     key = SigningKey.generate(kid)
     with in_zone(zone.aggregate_id):

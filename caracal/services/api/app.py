@@ -38,6 +38,7 @@ from caracal.services.api import (
     seed,
     session,
     signing_key,
+    trusted_issuer,
     zone,
 )
 from caracal.services.api.call import Api
@@ -63,6 +64,7 @@ ROUTERS = (
     signing_key.router,
     application.router,
     provider.router,
+    trusted_issuer.router,
     resource.router,
     policy.router,
     policy_validation.router,

@@ -27,7 +27,8 @@ _CHECKS: Mapping[str, tuple[str, str]] = {
     ),
     "subject_token_invalid": (
         "subject token",
-        "the subject token was not signed by this zone, has expired, or lacks a claim",
+        "the subject token was not signed by this zone, has expired, or lacks a claim; of an"
+        " id_token metadata_json.subject_check says which check",
     ),
     "actor_token_invalid": (
         "actor token",

@@ -24,6 +24,7 @@ class SessionAnswer(Answer):
     session_type: str
     subject_id: str
     parent_id: str | None
+    trusted_issuer_id: str | None = None
     status: str
     expires_at: datetime
     authenticated_at: datetime

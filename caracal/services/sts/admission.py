@@ -18,6 +18,7 @@ from caracal.services.sts.client_authentication import ClientAuthentication
 from caracal.services.sts.delegation import DELEGATION_INVALID
 from caracal.services.sts.dpop import Senders
 from caracal.services.sts.exchange import Exchange
+from caracal.services.sts.login import Login, Logins
 from caracal.services.sts.refusals import Refused, bad_request, denied
 from caracal.services.sts.step_up import StepUp
 from caracal.services.sts.subject_token import Kind, Principal, Proofs
@@ -47,6 +48,7 @@ class Admission:
     database: Pool
     senders: Senders
     step_up: StepUp
+    logins: Logins
     traversals: Traversals = field(default_factory=Traversals)
 
     async def admitted(self, call: Call) -> Exchange:
@@ -64,15 +66,18 @@ class Admission:
         if not request.resources:
             raise Refused(bad_request("at least one resource is needed"), "exchange_denied")
         known = KnownZone(self.view, request.zone_id)
-        subject = await self._principal(request.subject_token, known, now, "subject")
+        of_ours = "" if request.is_login else request.subject_token
+        subject = await self._principal(of_ours, known, now, "subject")
         actor = await self._principal(request.actor_token, known, now, "actor")
         _check_principals(subject, actor)
         zone, application = await self.clients.entered(call, client, now)
         if subject is not None:
             self._check_client(call, zone, subject, actor)
             self._check_way(call)
+        login = await self.logins.proven(request, zone, now) if request.is_login else None
         jkt = await self.senders.proven(call, (subject, actor), now)
-        resolved = await self.step_up.consumed(call, subject, context, now)
+        user = _user(request, subject, login)
+        resolved = await self.step_up.consumed(call, user, subject, context, now)
         binding = await self._bound(call, zone, subject, now)
         return Exchange(
             request=request,
@@ -81,6 +86,7 @@ class Admission:
             application=application,
             by_gateway=call.by_gateway,
             subject=subject,
+            login=login,
             actor=actor,
             binding=binding,
             challenge_resolved=resolved,
@@ -152,6 +158,12 @@ class Admission:
             return None
         async with self.database.connection() as connection:
             return await one(connection, SESSIONS, id=session_id, zone_id=zone.id)
+
+
+def _user(request: TokenRequest, subject: Principal | None, login: Login | None) -> str:
+    if login is not None:
+        return login.user_id
+    return subject.subject if subject else request.application_id
 
 
 def _check_principals(subject: Principal | None, actor: Principal | None) -> None:

@@ -37,7 +37,9 @@ from caracal.services.sts.failure_limit import FailureLimit
 from caracal.services.sts.internal import Internal
 from caracal.services.sts.introspection import Introspection
 from caracal.services.sts.issued_token import IssuedTokens
+from caracal.services.sts.issuer_keys import IssuerKeys
 from caracal.services.sts.jwks import Jwks
+from caracal.services.sts.login import Logins
 from caracal.services.sts.lone_applications import LoneApplications
 from caracal.services.sts.openapi import document
 from caracal.services.sts.opened_secrets import OpenedSecrets
@@ -59,6 +61,7 @@ from caracal.services.sts.subject_token import Proofs
 from caracal.services.sts.token_exchange import Rules, TokenExchange
 from caracal.services.sts.token_request import MAX_BODY
 from caracal.services.sts.view import OF_ONE_ZONE, StsView, ZoneView
+from caracal.services.sts.zone_keys import ZoneKeys
 from caracal.services.sts.zones import Zones
 from caracal.services.token_endpoint import Lives, TokenEndpoint
 from caracal.services.traced import Traced, exporting
@@ -104,7 +107,8 @@ async def _start(
     tail.listeners.append(credentials.applied)
     tail.reloaded.append(credentials.forget_all)
     step_up = StepUp(log, waiter, settings.step_up_rate_limit_per_min)
-    admission = _admission(settings, view, database, redis, step_up, stack)
+    logins = _logins(settings, view, database, log, redis, stack)
+    admission = _admission(settings, view, database, redis, step_up, logins, stack)
     exchange = TokenExchange(
         rules=_rules(settings),
         view=view,
@@ -135,6 +139,7 @@ async def _start(
             jwks,
             engine=_engine(policies, shadows),
             zones=zones.counters,
+            logins=logins.counters,
         ),
     )
     metadata = ServerMetadata(view, settings.issuer_url)
@@ -254,6 +259,7 @@ def _admission(
     database: Pool,
     redis: Redis,
     step_up: StepUp,
+    logins: Logins,
     stack: AsyncExitStack,
 ) -> Admission:
     secrets = ClientSecrets(
@@ -269,7 +275,22 @@ def _admission(
     nonces = Nonces(settings.zone_kek[0]) if settings.dpop_nonce else None
     senders = Senders(redis, f"{settings.issuer_url}/oauth/2/token", nonces)
     proofs = Proofs(settings.issuer_url)
-    return Admission(view, clients, proofs, database, senders, step_up)
+    return Admission(view, clients, proofs, database, senders, step_up, logins)
+
+
+def _logins(
+    settings: Settings,
+    view: StsView,
+    database: Pool,
+    log: Log,
+    redis: Redis,
+    stack: AsyncExitStack,
+) -> Logins:
+    zone_keys = ZoneKeys(database, log, Vault(settings.zone_kek))
+    view.following.listeners.append(zone_keys.applied)
+    keys = IssuerKeys(public_only(settings, settings.upstream_host_allowlist))
+    stack.push_async_callback(keys.close)
+    return Logins(view, keys, zone_keys, redis)
 
 
 def _alone(view: StsView, database: Pool) -> LoneApplications:
@@ -313,6 +334,7 @@ def _counters(
     *,
     engine: dict[str, Any],
     zones: dict[str, float],
+    logins: dict[str, int],
 ) -> dict[str, Any]:
     dropped = writer.counters.dropped
     return {
@@ -323,6 +345,7 @@ def _counters(
             "audit_sink_errors": writer.counters.errors,
             "jwks_invalid_keys": jwks.invalid_keys,
             "zones": zones,
+            "logins": logins,
         },
         "opa": engine,
         "audit_dropped": dropped,

@@ -51,7 +51,7 @@ class ClientAuthentication:
         """Return the calling application; row 1 of the validation order.
 
         Args:
-            call: that the Gateway signed it is enough, with a subject token.
+            call: that the Gateway signed it is enough, with a subject token of ours.
             now: registrations may expire.
 
         Raises:
@@ -60,7 +60,7 @@ class ClientAuthentication:
         """
         request = call.request
         application = self._known(request, now)
-        if call.by_gateway and request.subject_token:
+        if call.by_gateway and request.subject_token and not request.is_login:
             return application or await self._found(call, now)
         if application is not None and await self._is_proven(application, request, now):
             return application

@@ -1,4 +1,7 @@
-"""Keys that clients have registered for ``private_key_jwt`` (contract, section 5)."""
+"""Keys that clients have registered for ``private_key_jwt`` (contract, section 5).
+
+A set of trusted issuers' keys is read by the same rules.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
 import orjson
-from yarl import URL
 
 from caracal import jwk
 from caracal.errors import Unavailable
 from caracal.key_sets import KeyCache
 from caracal.projections.memory import Row
-from caracal.services.jwks import bounded
-from caracal.services.upstream_guard import NotAllowed, UpstreamGuard
+from caracal.services.sts.guarded_fetch import GuardedFetch
+from caracal.services.upstream_guard import UpstreamGuard
 
 FETCH_SECONDS = 5.0
-MAX_BYTES = 64 * 1024
-_CONNECTIONS, _PER_HOST = 20, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,22 +39,18 @@ Keys = Mapping[str, ClientKey]
 class ClientKeys:
     """Finds the key of an application; those behind a ``jwks_uri`` are fetched and kept 5 min.
 
-    The URI was chosen by who registered the application: it is fetched as an upstream is called,
-    to public addresses only, and never followed elsewhere.
+    The URI was chosen by who registered the application: see :class:`GuardedFetch`.
     """
 
     def __init__(self, guard: UpstreamGuard) -> None:
-        self._guard = guard
-        self._session = guard.session(
-            _CONNECTIONS, _PER_HOST, timeout=aiohttp.ClientTimeout(total=FETCH_SECONDS)
-        )
+        self._fetch = GuardedFetch(guard, FETCH_SECONDS)
         # Not a second longer than 5 minutes: what a client has taken back must not serve.
-        self._cache = KeyCache(self._fetch, parse, stale_life=0)
+        self._cache = KeyCache(self._fetch.get, parse, stale_life=0)
 
     async def close(self) -> None:
         """End the fetches under way."""
         await self._cache.close()
-        await self._session.close()
+        await self._fetch.close()
 
     async def find(self, application: Row, kid: str) -> ClientKey | None:
         """Return the key of this id; None without one, also when it cannot be fetched."""
@@ -67,20 +62,6 @@ class ClientKeys:
             return (await self._cache.keys(application["jwks_uri"], kid)).get(kid)
         except Unavailable:
             return None
-
-    async def _fetch(self, uri: str) -> bytes:
-        url = URL(uri)
-        if url.scheme != "https":
-            raise NotAllowed("scheme is not https")
-        await self._guard.check(url)
-        headers = {"Accept": "application/json", "User-Agent": "caracal-sts"}
-        try:
-            async with self._session.get(url, headers=headers, allow_redirects=False) as answer:
-                if answer.status != 200:
-                    raise ValueError(f"status {answer.status}")
-                return await bounded(answer.content, MAX_BYTES)
-        except aiohttp.ClientError as error:
-            raise OSError(str(error)) from error
 
 
 def parse(body: bytes) -> Keys:
@@ -98,13 +79,17 @@ def parse(body: bytes) -> Keys:
 
 
 def _of(entries: Iterable[Any]) -> dict[str, ClientKey]:
-    return {kid: key for kid, key in map(_read, entries) if key is not None}
+    keys: dict[str, ClientKey | None] = {}
+    for kid, key in filter(None, map(_read, entries)):
+        keys[kid] = None if kid in keys else key  # of two by one name neither is meant
+    return {kid: key for kid, key in keys.items() if key is not None}
 
 
-def _read(entry: Any) -> tuple[str, ClientKey | None]:
+def _read(entry: Any) -> tuple[str, ClientKey] | None:
     try:
         key = jwk.public_key(entry)
     except ValueError:
-        return "", None
+        return None
     kid = entry.get("kid", "")
-    return kid, ClientKey(key, entry) if kid else None
+    is_for_signatures = entry.get("use", "sig") == "sig"
+    return (kid, ClientKey(key, entry)) if kid and is_for_signatures else None

@@ -12,8 +12,10 @@ from typing import Any
 
 from caracal.errors import CaracalError
 from caracal.events.challenge import Called, ChallengeType
+from caracal.mandate import Claims
 from caracal.projections.memory import Row
 from caracal.services.sts.binding import Binding
+from caracal.services.sts.login import Login
 from caracal.services.sts.policies import InForce
 from caracal.services.sts.provider_directive import BY_MANDATE, Upstream
 from caracal.services.sts.subject_token import Principal
@@ -29,6 +31,7 @@ class Exchange:
         zone: of the request.
         application: row of the calling application.
         by_gateway: the Gateway signed the call.
+        login: a user who has signed in; there is no subject token of ours then.
         challenge_resolved: a step-up challenge was met and is used up.
         jkt: thumbprint of the key that the mandate is bound to.
         call: that the Gateway makes, if it has told: ``http`` and, for MCP, ``mcp``.
@@ -42,6 +45,7 @@ class Exchange:
     application: Row
     by_gateway: bool
     subject: Principal | None
+    login: Login | None
     actor: Principal | None
     binding: Binding
     challenge_resolved: bool
@@ -53,8 +57,17 @@ class Exchange:
 
     @property
     def user(self) -> str:
-        """Return whom the mandate speaks of: the subject, else the application itself."""
+        """Return whom the mandate speaks of: user or subject, else the application itself."""
+        if self.login is not None:
+            return self.login.user_id
         return self.subject.subject if self.subject else str(self.application["id"])
+
+    @property
+    def subject_claims(self) -> Claims:
+        """Return what policies see of whom the mandate speaks of."""
+        if self.login is not None:
+            return self.login.claims
+        return self.subject.claims if self.subject else {}
 
     def grants(self, resource: Row) -> Iterator[Row]:
         """Yield the active grants for this user that have the requested scopes, newest first."""

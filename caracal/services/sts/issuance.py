@@ -39,6 +39,8 @@ def expiry(exchange: Exchange, max_seconds: int) -> int:
     """
     issued_at = int(exchange.now.timestamp())
     cap = AMBIENT_SECONDS if exchange.is_ambient else PER_CALL_SECONDS
+    if exchange.login is not None:
+        cap = min(cap, exchange.login.session_seconds)
     ends = issued_at + min(exchange.request.ttl_seconds or cap, cap, max_seconds)
     if exchange.subject is not None:
         ends = min(ends, exchange.subject.expires_at)
@@ -70,6 +72,8 @@ def mandate(
         "sub_type": subject.claims["sub_type"] if subject else "application",
         "target": identifiers,
     }
+    if exchange.login is not None:
+        claims |= exchange.login.claims
     if exchange.request.scopes:
         claims["scope"] = " ".join(exchange.request.scopes)
     claims |= exchange.binding.claims()
@@ -119,7 +123,9 @@ def _further_anchors(exchange: Exchange, granted: Iterable[Granted]) -> set[str]
     if exchange.actor is not None:
         anchors |= exchange.actor.anchors
     if exchange.subject is not None:
-        anchors.add(exchange.subject.client_id)
+        anchors |= {exchange.subject.client_id, *exchange.subject.issuers}
+    if exchange.login is not None:
+        anchors.add(exchange.login.issuer_id)
     return anchors
 
 

@@ -13,11 +13,13 @@ from caracal.events.challenge import ChallengeType
 from caracal.mandate import MAX_TOKEN_BYTES
 from caracal.services.documented import ERROR, Document
 from caracal.services.provider_client import ASSERTION_TYPE
+from caracal.services.sts import id_token
 from caracal.services.sts.token_request import (
     ACCESS_TOKEN,
     GRANT_TYPE,
     MAX_CALL_CONTEXT,
     MAX_RESOURCES,
+    SUBJECT_TYPES,
     TOKEN_TYPES,
     TokenRequest,
 )
@@ -25,14 +27,14 @@ from caracal.services.sts.token_request import (
 _FORM = "application/x-www-form-urlencoded"
 _TEXT: Document = {"type": "string"}
 _TOKEN: Document = {"type": "string", "maxLength": MAX_TOKEN_BYTES}
-_TOKEN_TYPE: Document = {"type": "string", "enum": list(TOKEN_TYPES)}
 _NAMES = {"resources": "resource", "scopes": "scope"}
 _TOLD: dict[str, Document] = {
     "resource": {"type": "array", "items": _TEXT, "maxItems": MAX_RESOURCES},
     "scope": {"type": "string", "description": "space separated"},
     "client_assertion": _TOKEN,
     "client_assertion_type": {"type": "string", "enum": [ASSERTION_TYPE]},
-    "subject_token": _TOKEN,
+    "subject_token": {"type": "string", "maxLength": id_token.MAX_BYTES},
+    "subject_token_type": {"type": "string", "enum": list(SUBJECT_TYPES)},
     "actor_token": _TOKEN,
     "ttl_seconds": {"type": "string", "pattern": "^[0-9]{1,9}$"},
     "call_context": {"type": "string", "maxLength": MAX_CALL_CONTEXT},
@@ -78,8 +80,7 @@ def _token_form() -> Document:
     return _form(
         {
             "grant_type": {"type": "string", "enum": ["", GRANT_TYPE]},
-            "subject_token_type": _TOKEN_TYPE,
-            "actor_token_type": _TOKEN_TYPE,
+            "actor_token_type": {"type": "string", "enum": list(TOKEN_TYPES)},
             **{name: _TOLD.get(name, _TEXT) for name in read},
         },
         ["zone_id", "application_id", "resource"],

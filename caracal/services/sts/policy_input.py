@@ -62,14 +62,13 @@ _EDGE = (
 
 
 def _context(exchange: Exchange) -> dict[str, Any]:
-    binding, actor, subject = exchange.binding, exchange.actor, exchange.subject
-    call = exchange.call or {}
+    binding, actor, call = exchange.binding, exchange.actor, exchange.call or {}
     return {
         "actor_claims": {
             **(actor.claims if actor else {}),
             "caracal_client_id": exchange.application["id"],
         },
-        "subject_claims": subject.claims if subject else {},
+        "subject_claims": exchange.subject_claims,
         "trace_id": exchange.request_id,
         "session_id": binding.session_id,
         "agent_session_id": binding.agent_session_id,

@@ -72,15 +72,17 @@ async def positions(saved: Saved, waiter: Waiter) -> list[Header]:
 
 
 def _session(claims: Claims) -> Session:
-    issued_at, ends = (datetime.fromtimestamp(claims[name], UTC) for name in ("iat", "exp"))
+    user = claims.get("user", {})
+    authenticated_at, ends = user.get("auth_time", claims["iat"]), claims["exp"]
     return Session.start(
         claims["sid"],
         zone_id=claims["zone_id"],
         session_type=claims["sub_type"],
         subject_id=claims["sub"],
         application_id=claims["client_id"],
-        authenticated_at=issued_at,
-        expires_at=ends,
+        authenticated_at=datetime.fromtimestamp(authenticated_at, UTC),
+        expires_at=datetime.fromtimestamp(ends, UTC),
+        trusted_issuer_id=user.get("trusted_issuer_id"),
     )
 
 

@@ -49,11 +49,17 @@ class StepUp:
         )  # the fifth one blocks
 
     async def consumed(
-        self, call: Call, subject: Principal | None, called: Called | None, now: datetime
+        self,
+        call: Call,
+        principal: str,
+        subject: Principal | None,
+        called: Called | None,
+        now: datetime,
     ) -> bool:
         """Consume the challenge that the call names; rows 7 and 8 of the validation order.
 
-        Returns whether it named one. ``called``: what the Gateway asks for.
+        Returns whether it named one. ``principal``: whom the mandate will speak of; ``called``:
+        what the Gateway asks for.
 
         Raises:
             Refused: 429 ``access_denied``, too many failures; 401 ``access_denied``, whatever
@@ -63,7 +69,6 @@ class StepUp:
         request = call.request
         if not request.challenge_id and not request.challenge_response:
             return False
-        principal = subject.subject if subject else request.application_id
         key = ("principal", request.zone_id, principal)
         self._check(key)
         if not await self._consume(call, principal, subject, called, now):

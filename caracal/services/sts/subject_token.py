@@ -56,6 +56,12 @@ class Principal:
         """Return the application that the token was given to."""
         return str(self.claims["client_id"])
 
+    @property
+    def issuers(self) -> tuple[str, ...]:
+        """Return the trusted issuer that has said who the user is, if one has."""
+        user = self.claims.get("user")
+        return (str(user["trusted_issuer_id"]),) if user else ()
+
     def is_same_as(self, other: Principal) -> bool:
         """Say whether both are the same principal (contract, end of section 4)."""
         clients = {self.client_id, other.client_id} - {""}

@@ -7,7 +7,7 @@ takes the nonce, counts the rates and writes the evidence, and only then there i
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import orjson
@@ -159,5 +159,9 @@ class TokenExchange:
         if not exchange.is_ambient:
             yield None
             return
-        async with self.sessions.started(issued.claims, exchange.request_id) as saved:
-            yield saved
+        async with AsyncExitStack() as stack:
+            if exchange.login is not None:
+                used = self.admission.logins.used(exchange.login, exchange.zone.id)
+                await stack.enter_async_context(used)
+            started = self.sessions.started(issued.claims, exchange.request_id)
+            yield await stack.enter_async_context(started)

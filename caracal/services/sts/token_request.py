@@ -15,6 +15,7 @@ from caracal.services.sts.refusals import bad_request
 
 GRANT_TYPE = "urn:ietf:params:oauth:grant-type:token-exchange"
 ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105  a type, no secret
+ID_TOKEN = "urn:ietf:params:oauth:token-type:id_token"  # noqa: S105
 MAX_BODY = 64 * 1024
 MAX_RESOURCES = 256
 MAX_SCOPES = 256
@@ -22,7 +23,9 @@ MAX_CALL_CONTEXT = 8 * 1024
 _MAX_DEPTH = 32  # of the call context: far below what the engine and the ledger can write
 
 TOKEN_TYPES = ("", ACCESS_TOKEN, "urn:ietf:params:oauth:token-type:jwt")
-_ENCODED = {quote_plus(name): name for name in (GRANT_TYPE, *TOKEN_TYPES)}  # sent in each form
+"""Of actors; subjects may also be users with an :data:`ID_TOKEN`."""
+SUBJECT_TYPES = (*TOKEN_TYPES, ID_TOKEN)
+_ENCODED = {quote_plus(name): name for name in (GRANT_TYPE, *SUBJECT_TYPES)}  # sent in each form
 _SECONDS = re.compile(r"[0-9]{1,999}")
 _REPEATABLE = "resource"
 
@@ -39,6 +42,7 @@ class TokenRequest:
     resources: tuple[str, ...]
     scopes: tuple[str, ...]
     subject_token: str
+    subject_token_type: str
     actor_token: str
     session_id: str
     agent_session_id: str
@@ -48,6 +52,11 @@ class TokenRequest:
     call_context: str
     dpop_jkt: str
     ttl_seconds: int
+
+    @property
+    def is_login(self) -> bool:
+        """Say whether the subject token is an id_token."""
+        return self.subject_token_type == ID_TOKEN
 
 
 def read(body: bytes, content_type: bytes) -> TokenRequest:
@@ -96,6 +105,7 @@ def request_of(fields: Mapping[str, str], repeated: Iterable[str] = ()) -> Token
         resources=tuple(resources),
         scopes=tuple(scopes),
         subject_token=fields.get("subject_token", ""),
+        subject_token_type=fields.get("subject_token_type", ""),
         actor_token=fields.get("actor_token", ""),
         session_id=fields.get("session_id", ""),
         agent_session_id=fields.get("agent_session_id", ""),
@@ -123,17 +133,17 @@ def read_call_context(text: str) -> dict[str, Any] | None:
     found = {name: given.get(name) for name in ("http", "mcp")} if isinstance(given, dict) else None
     if found is None or not all(isinstance(item, dict | None) for item in found.values()):
         raise bad_request("call_context is not an object of objects")
-    if not _is_flat(found, _MAX_DEPTH):
+    if not is_flat(found, _MAX_DEPTH):
         raise bad_request("call_context nests too deep")
     return {name: item for name, item in found.items() if item is not None} or None
 
 
-def _is_flat(value: Any, levels: int) -> bool:
+def is_flat(value: Any, levels: int) -> bool:
     """Say whether ``value`` nests at most ``levels`` deep."""
     if not isinstance(value, dict | list):
         return True
     inner = value.values() if isinstance(value, dict) else value
-    return levels > 0 and all(_is_flat(item, levels - 1) for item in inner)
+    return levels > 0 and all(is_flat(item, levels - 1) for item in inner)
 
 
 def _pairs(body: bytes) -> list[tuple[str, str]]:
@@ -175,9 +185,11 @@ def _single(pairs: Iterable[tuple[str, str]]) -> Mapping[str, str]:
 def _check_types(fields: Mapping[str, str]) -> None:
     if fields.get("grant_type", "") not in ("", GRANT_TYPE):
         raise bad_request("unsupported grant_type")
-    for name in ("subject_token_type", "actor_token_type"):
-        if fields.get(name, "") not in TOKEN_TYPES:
+    for name, types in (("subject_token_type", SUBJECT_TYPES), ("actor_token_type", TOKEN_TYPES)):
+        if fields.get(name, "") not in types:
             raise bad_request(f"unsupported {name}")
+    if fields.get("subject_token_type") == ID_TOKEN and not fields.get("subject_token"):
+        raise bad_request("subject_token is needed")
 
 
 def _seconds(text: str) -> int:

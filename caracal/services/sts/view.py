@@ -15,6 +15,7 @@ from caracal.events.base import Aggregate
 from caracal.events.provider import Provider
 from caracal.events.resource import Resource
 from caracal.events.topics import FACT_TOPIC_OF
+from caracal.events.trusted_issuer import TrustedIssuer
 from caracal.mandate import Keys, VerificationKey, public_key
 from caracal.projections.agent import AGENTS, recent_agents
 from caracal.projections.application import APPLICATIONS
@@ -30,6 +31,7 @@ from caracal.projections.revocation import RevocationMap
 from caracal.projections.signing_key import SIGNING_KEYS
 from caracal.projections.table import Table
 from caracal.projections.tail import Tail
+from caracal.projections.trusted_issuer import TRUSTED_ISSUERS
 from caracal.projections.zone import ZONES
 from caracal.resource_match import match
 from caracal.services.sts.refusals import state_stale
@@ -44,6 +46,7 @@ OF_ONE_ZONE = tuple(
         APPLICATIONS,
         RESOURCES,
         PROVIDERS,
+        TRUSTED_ISSUERS,
         GRANTS,
         AGENTS,
         DELEGATIONS,
@@ -169,6 +172,7 @@ class ZoneView(KnownZone, Partition):
                 _recent(APPLICATIONS, Application.Created),
                 _recent(RESOURCES, Resource.Created),
                 _recent(PROVIDERS, Provider.Created),
+                _recent(TRUSTED_ISSUERS, TrustedIssuer.Created),
                 self._grants,
                 recent_agents(),
                 recent_delegations(),
@@ -180,6 +184,7 @@ class ZoneView(KnownZone, Partition):
         )
         self._resource_at = self.tables["resources"].index("identifier")
         self._prefix_at = self.tables["resources"].index("identifier", "prefix_match")
+        self._issuer_at = self.tables["trusted_issuers"].index("issuer")
         self._grants_of = self._grants.index("application_id", "resource_id")
         self.policy_sets = self.tables["policy_sets"].index()
 
@@ -202,6 +207,13 @@ class ZoneView(KnownZone, Partition):
         """Return a provider that is not archived."""
         row = self.tables["providers"].live(provider_id)
         return None if provider_id in self._parked else row
+
+    def trusted_issuer(self, issuer: str) -> Row | None:
+        """Return the rules for an issuer, by its URL; the same row until they change."""
+        for row in self._issuer_at(issuer):
+            if row["id"] not in self._parked:
+                return row
+        return None
 
     def has_grants(self, application_id: str, resource_id: str) -> bool:
         """Say whether there ever was a grant, of any status and user."""
