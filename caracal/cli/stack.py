@@ -6,11 +6,12 @@ never has a thread or an event loop itself; the demo, too, is a process of its o
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import importlib
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,8 @@ from caracal.cli.watchdog import POLL, Watchdog
 from caracal.embedded import DataDir, EmbeddedServers
 from caracal.embedded.process import last_line
 from caracal.errors import StartError
+from caracal.projections import PROJECTIONS
+from caracal.projections.rebuild import rebuild
 from caracal.services.run import (
     BACKLOG,
     CreateApp,
@@ -43,7 +46,7 @@ from caracal.services.run import (
 )
 from caracal.settings import SERVICES, Service, Settings
 
-_WAY_DOWN = (("demo",), ("gateway",), ("sts", "coordinator", "api"), ("worker",))
+_WAY_DOWN = (("demo", "rebuild"), ("gateway",), ("sts", "coordinator", "api"), ("worker",))
 _STEP_DOWN = 2.0  # s for each of these; the sum and the servers stay below ten
 _ALL_DOWN = 9.0  # s
 _FAULT = r"^[\w.]+(Error|Exception)\b"  # the last line of a traceback
@@ -104,7 +107,7 @@ class Stack:
         ports = {name: listener.getsockname()[1] for name, listener in self._listeners.items()}
         given = self._start_servers(directory)
         self._settings = settings_of_stack(directory.path / "keys", ports, given)
-        prepare_servers(self._settings["api"])
+        self._make_anew(directory, prepare_servers(self._settings["api"]))
         gc.freeze()  # collecting in the children would write to, and so copy, every shared page
         limit = self._settings["sts"].policy_eval_timeout_ms / 1000
         self._watchdog = Watchdog(self._children, limit)
@@ -116,6 +119,27 @@ class Stack:
         for service in SERVICES:
             await_ready(service, url(self._settings[service]), lambda: self._check(directory))
         self._announce(directory)
+
+    def _make_anew(self, directory: DataDir, names: Sequence[str]) -> None:
+        """Make read models of an earlier version anew, before anything relies on them."""
+        if not names:
+            return
+        typer.echo(f"caracal: read models of an earlier version, made anew: {', '.join(names)}")
+        database_url = self._settings["api"].database_url
+
+        def work() -> int:
+            for projection in PROJECTIONS:
+                if projection.name in names:
+                    asyncio.run(rebuild(database_url, projection))
+            return 0
+
+        with directory.open_log("rebuild") as log:
+            self._children.fork("rebuild", work, log)
+        while "rebuild" in self._children.running():
+            time.sleep(POLL)
+        if code := self._children.codes.pop("rebuild"):
+            log_path = directory.log_path("rebuild")
+            raise Died(f"rebuild died (exit code {code}): {last_line(log_path, _FAULT)}")
 
     def _start_servers(self, directory: DataDir) -> dict[str, str]:
         """Start those that no variable names; return the variables that name them."""

@@ -40,8 +40,11 @@ def app_factory(service: Service) -> CreateApp:
     return create_app
 
 
-def prepare_servers(settings: Settings) -> None:
+def prepare_servers(settings: Settings) -> list[str]:
     """Bring the database to this version; see that both servers answer.
+
+    Returns:
+        The read models of an earlier version: to be rebuilt before anything relies on them.
 
     Raises:
         StartError: one of them does not.
@@ -55,8 +58,7 @@ def prepare_servers(settings: Settings) -> None:
             client.ping()
     except redis.RedisError as error:
         raise StartError(f"the server of REDIS_URL does not answer: {error}") from error
-    for name in outdated:
-        print(f"caracal: read model {name} is outdated: caracal rebuild {name}", file=sys.stderr)  # noqa: T201
+    return outdated
 
 
 def _as_start_error(error: StartError | psycopg.OperationalError) -> StartError:

@@ -228,6 +228,22 @@ def test_given_servers_are_used(
     assert not {"postgres", "valkey"} & {path.name for path in (tmp_path / "new").iterdir()}
 
 
+def test_read_models_of_an_earlier_version_are_made_anew(
+    start: Start, tmp_path: Path, database_url: str, redis_url: str
+) -> None:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("ALTER TABLE zones DROP COLUMN login_flow")
+        connection.execute("UPDATE read_models SET shape = 'older' WHERE projection = 'zones'")
+        args = ("up", "--data-dir", str(tmp_path / "new"), "--port-base", "0", "--once")
+        given = {"DATABASE_URL": database_url, "REDIS_URL": redis_url}
+        code, said, _ = start("tiny_caracal.py", *args, **given).end()
+        assert code == 0
+        assert "made anew: zones" in said
+        connection.execute("SELECT login_flow FROM zones")
+        code, said, _ = start("tiny_caracal.py", *args, **given).end()
+        assert (code, "made anew" in said) == (0, False)
+
+
 @pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL"])
 def test_given_server_does_not_answer(
     start: Start, tmp_path: Path, database_url: str, redis_url: str, name: str
