@@ -6,9 +6,10 @@ down), so their rows are brought up to the log's end in memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-from caracal.events.agent_graph import AgentGraph
+from caracal.events.agent_graph import AgentGraph, Rows
 from caracal.events.store.entries import EntryId, LogReader
 from caracal.events.topics import Topic
 from caracal.projections.agent import AGENTS, agents
@@ -16,6 +17,8 @@ from caracal.projections.delegation import DELEGATIONS, delegations
 from caracal.projections.memory import MemoryTable, Row, apply
 from caracal.projections.query import Db, select
 from caracal.projections.runner import checkpoint
+
+LookUp = Callable[..., Sequence[str]]
 
 _PROJECTIONS = (agents, delegations)
 _TABLES = (AGENTS, DELEGATIONS)
@@ -36,8 +39,48 @@ async def zone_graph(db: Db, zone_id: str) -> AgentGraph:
 
 
 def graph_of(zone_id: str, agents_: Iterable[Row], edges: Iterable[Row]) -> AgentGraph:
-    """Return the graph of a zone from its live rows, as a process holds them."""
+    """Return the graph of a zone from its live rows, as somebody has read them."""
     return AgentGraph(zone_id, *({row["id"]: row for row in rows} for rows in (agents_, edges)))
+
+
+def growing_graph(agents_: MemoryTable, edges: MemoryTable) -> Callable[[str], AgentGraph]:
+    """Return a look-up of a zone's graph over tables in memory: nothing is copied, so it costs
+    nothing, and it changes with them. To be called before they are loaded."""
+    live = _Live.of(agents_, "parent_id")
+    lent = _Live.of(edges, "source_session_id", "target_session_id", "parent_edge_id")
+    return lambda zone_id: AgentGraph(zone_id, live(zone_id), lent(zone_id))
+
+
+@dataclass(frozen=True, eq=False)
+class _Live(Rows):
+    """The rows of a table in memory that live in a zone."""
+
+    zone_id: str
+    table: MemoryTable
+    ids: LookUp
+    having_value: Mapping[str, LookUp]
+
+    @classmethod
+    def of(cls, table: MemoryTable, *columns: str) -> Callable[[str], _Live]:
+        """Keep the indexes of a table; return what gives the rows of a zone."""
+        indexes = {column: table.ids("zone_id", column) for column in columns}
+        every = table.ids("zone_id")
+        return lambda zone_id: cls(zone_id, table, every, indexes)
+
+    def __getitem__(self, row_id: str) -> Row:
+        row = self.table.live(row_id)
+        if row is None or row["zone_id"] != self.zone_id:
+            raise KeyError(row_id)
+        return row
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.ids(self.zone_id))
+
+    def __len__(self) -> int:
+        return len(self.ids(self.zone_id))
+
+    def having(self, column: str, value: str) -> Iterable[str]:
+        return self.having_value[column](self.zone_id, value)
 
 
 async def _behind(db: Db, topic: Topic) -> EntryId:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from caracal import clock
@@ -59,11 +59,16 @@ class MemoryTable:
 
     def index(self, *columns: str) -> Callable[..., list[Row]]:
         """Keep an index over ``columns``; return its look-up of live rows."""
+        ids = self.ids(*columns)
+        return lambda *values: [self.rows[row_id] for row_id in ids(*values)]
+
+    def ids(self, *columns: str) -> Callable[..., Sequence[str]]:
+        """Keep an index over ``columns``; return its look-up of live rows' ids, in order."""
         entries = self._indexes.setdefault(columns, {})
 
-        def look_up(*values: Any) -> list[Row]:
+        def look_up(*values: Any) -> Sequence[str]:
             found = entries.get(values)  # of a walk nearly all are leaves
-            return [self.rows[row_id] for row_id in sorted(found)] if found else []
+            return sorted(found) if found else ()
 
         return look_up
 

@@ -84,8 +84,11 @@ class Ground:
     log: Log
     database: Callable[[], AbstractAsyncContextManager[Db]]
 
-    async def graph(self, zone_id: str) -> AgentGraph:
-        """Return the agents and edges of a zone, with all that has been committed by now."""
+    async def graph(self, zone_id: str, position: int | None = None) -> AgentGraph:
+        """Return the agents and edges of a zone, with all that has been committed by now.
+
+        With ``position`` no more is asked for than what the log has up to there.
+        """
         async with self.database() as db:
             return await zone_graph(db, zone_id)
 
