@@ -7,14 +7,17 @@ from collections import defaultdict
 from collections.abc import Awaitable, Mapping
 from typing import TypeVar
 
+from psycopg import AsyncConnection
+
 from bench.cpu import Meter
-from bench.grown import AGENTS, EDGES, grown
+from bench.grown import AGENTS, EDGES, Grown, grown
 from bench.load import percentile
 from bench.report import Row, Value
 from bench.rows.coordinator import Caller
 from bench.rows.revocation import connected
 from bench.setting import Setting
 from bench.world import World, make_world
+from caracal.projections.agent_graph import zone_graph
 
 _NOWHERE = 9  # port of the upstream: nothing is called
 _WARM = 5
@@ -28,7 +31,7 @@ async def beside_empty(setting: Setting) -> Row:
     """Spawn, delegate, revoke and end, in turns in either zone; each answer waits for the read
     models."""
     worlds = {name: make_world(setting.stack.urls, _NOWHERE) for name in (_EMPTY, _FULL)}
-    await grown(setting, worlds[_FULL], _token(worlds[_FULL]), delegating=True)
+    things = await grown(setting, worlds[_FULL], _token(worlds[_FULL]), delegating=True)
     callers = {name: await _caller(setting, world) for name, world in worlds.items()}
     for _ in range(_WARM):
         for caller in callers.values():
@@ -44,7 +47,7 @@ async def beside_empty(setting: Setting) -> Row:
         f"One agent or edge in a zone of {AGENTS:,} agents and {EDGES:,} edges",
         "bench process: calls of the Coordinator, one after the other, the two zones in turns;"
         " the CPU time is that of a round in both",
-        _figures(millis),
+        [*_figures(millis), *await _listed(setting, worlds[_FULL].zone_id, things)],
         {name: spent / rounds * 1000 for name, spent in used.items()},
         max(busy - sum(used.values()), 0) / total,
     )
@@ -55,6 +58,21 @@ def _figures(millis: Mapping[str, Millis]) -> list[Value]:
         Value(f"{step}, {zone}, p50", percentile(sorted(of[step]), 0.5), "ms")
         for step in millis[_EMPTY]
         for zone, of in millis.items()
+    ]
+
+
+async def _listed(setting: Setting, zone_id: str, things: Grown) -> list[Value]:
+    """Return how long the worker, which has no view, reads what may end with an agent."""
+    leaf = things.agents[-1].aggregate_id
+    url = setting.stack.urls["database_url"]
+    near, whole = list[float](), list[float]()
+    async with await AsyncConnection.connect(url, autocommit=True) as database:
+        for _ in range(setting.times(20)):
+            await _timed(zone_graph(database, zone_id, [leaf]), near)
+            await _timed(zone_graph(database, zone_id), whole)
+    return [
+        Value(f"the worker reads {what}, p50", percentile(sorted(of), 0.5), "ms")
+        for what, of in (("what hangs on a leaf of it", near), ("all of it", whole))
     ]
 
 

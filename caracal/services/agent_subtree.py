@@ -74,8 +74,8 @@ class Subtree:
         except AgentGone:
             return Saved()
 
-    async def _graph(self, position: int | None = None) -> AgentGraph:
-        return await self._ground.graph(self._zone_id, position)
+    async def _graph(self) -> AgentGraph:
+        return await self._ground.graph(self._zone_id, [self._agent_id])
 
     async def _agent(self) -> Agent:
         if (agent := await self._ground.log.find(Agent, self._agent_id)) is None:
@@ -92,7 +92,8 @@ class Subtree:
             return saved
 
         async def again() -> Saved:
-            late = missed(await self._graph(position), fall, position)
+            graph = await self._ground.graph(self._zone_id, fall.ids, position)
+            late = missed(graph, fall, position)
             if not late:
                 return Saved()
             changed = await self._agent()

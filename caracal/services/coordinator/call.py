@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Annotated, Any, TypeVar
@@ -57,7 +57,9 @@ class ViewGround(Ground):
 
     view: CoordinatorView
 
-    async def graph(self, zone_id: str, position: int | None = None) -> AgentGraph:
+    async def graph(
+        self, zone_id: str, near: Collection[str] | None = None, position: int | None = None
+    ) -> AgentGraph:
         if position is None or not await self.view.following.reach(position, _REACHED_SECONDS):
             await self.view.look_again()
         return self.view.graph(zone_id)

@@ -119,7 +119,7 @@ class Revocation:
         self._sessions |= found.sessions
 
     async def _graph(self, position: int | None = None) -> AgentGraph:
-        return await self._call.ground.graph(self._zone_id, position)
+        return await self._call.ground.graph(self._zone_id, position=position)
 
     async def _edge(self) -> Delegation:
         edge = await self._call.find(Delegation, self._edge_id, self._zone_id)
