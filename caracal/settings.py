@@ -133,7 +133,7 @@ class Settings(BaseSettings):
     db_idle_in_tx_timeout_ms: Count = 30000
     db_connection_timeout_ms: Count = 5000
     db_idle_timeout_ms: Count = 30000
-    max_staleness: Duration = 15.0
+    max_staleness: Annotated[Duration, Field(le=3600)] = 15.0
     otel_exporter_otlp_endpoint: HttpUrl = ""
 
     # more than one service

@@ -16,6 +16,7 @@ from caracal.projections.table import (
     End,
     Mark,
     Merged,
+    Prune,
     Put,
     Remove,
     Table,
@@ -241,13 +242,25 @@ class MemoryMarks:
         """Take rows of a snapshot; in place of all there are."""
         self.rows = {row["id"]: row for row in rows}
 
-    def apply(self, position: int, operation: Mark) -> None:
-        """Merge marks; in any order, any number of times."""
+    def apply(self, position: int, operation: Mark | Prune) -> None:
+        """Merge marks; in any order, any number of times. Or forget those that are outlived."""
+        if isinstance(operation, Prune):
+            self._prune(operation)
+            return
         for row_id in operation.ids:
             row = self.rows.setdefault(row_id, self._blank(row_id))
             for name, value in operation.columns.items():
                 if value is not None:
                     row[name] = value if row[name] is None else max(row[name], value)
+
+    def _prune(self, prune: Prune) -> None:
+        outlived = prune.outlived
+        before = min(prune.before, int(clock.now().timestamp()) - outlived.least)
+        self.rows = {
+            row_id: row
+            for row_id, row in self.rows.items()
+            if row[outlived.on] >= before or not outlived.holds(row)
+        }
 
     def _blank(self, row_id: str) -> Row:
         return {"id": row_id, **{n: _BLANK.get(kind) for n, kind in self.table.columns.items()}}
