@@ -214,6 +214,7 @@ class Settings(BaseSettings):
     sweeper_batch_size: Count = 500
     session_sweep_interval_ms: Count = 300_000
     dcr_sweep_interval_ms: Count = 60_000
+    authorization_sweep_interval_ms: Count = 60_000
     retention_cleanup_interval_ms: Count = 900_000
     retention_cleanup_batch_size: Count = 500
     delegation_retention_days: Count = 90
