@@ -179,7 +179,7 @@ def end(table: Table, ids: Sequence[str], **columns: Any) -> End:
 
 
 def mark(table: Merged, ids: Sequence[str], **columns: Any) -> Mark:
-    """Return marks; without ``ids`` nothing but the checkpoint moves."""
+    """Return marks."""
     return Mark(table, ids, columns)
 
 
