@@ -170,9 +170,11 @@ class _Applying:
                 await self._acknowledge()
             if not entries and start == "0":
                 start = ">"
-            elif not entries and not self._awaited:  # silence: is the end of the topic lost?
+            elif self._awaited:
+                await self._store(self._cursor)
+            elif not entries:  # silence: has the end of the topic been lost?
                 await self.fill(idle=True)
-            await self._store(self._cursor)
+                await self._store(self._cursor)
 
     async def _acknowledge(self) -> None:
         """Let the group forget what is done; until then it would only be skipped again."""

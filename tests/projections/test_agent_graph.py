@@ -108,7 +108,7 @@ async def test_what_has_ended_does_not_begin_anew_from_a_topic_that_is_behind(
     assert await _told(db, zone_id) == ({}, {})
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 async def test_the_part_near_a_thing_tells_what_falls_with_it(
     log: Log, db: AsyncConnection[Any], seed: int
 ) -> None:
@@ -127,7 +127,8 @@ async def test_the_part_near_a_thing_tells_what_falls_with_it(
     await log.save(*late, ended)
     whole = await zone_graph(db, zone_id)
     before = AgentGraph(zone_id, *_rows(early))
-    for agent in (one for one in (*early, *late) if isinstance(one, Agent)):
+    agents = [one for one in (*early, *late) if isinstance(one, Agent)]
+    for agent in chance.sample(agents, 10):
         near = await zone_graph(db, zone_id, [agent.aggregate_id])
         assert near.of_agents([agent.aggregate_id]) == whole.of_agents([agent.aggregate_id])
         assert near.suspending(agent.aggregate_id) == whole.suspending(agent.aggregate_id)
