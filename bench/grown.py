@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from bench.setting import Setting
+from bench.world import World
 from caracal import clock
 from caracal.events.agent import Agent, SpawnLimits
 from caracal.events.base import Aggregate, acting
@@ -41,10 +42,10 @@ class Grown:
         return anchors
 
 
-async def grown(setting: Setting, token: str, *, delegating: bool) -> Grown:
+async def grown(setting: Setting, world: World, token: str, *, delegating: bool) -> Grown:
     """Put a tree of agents into the log, and the edges along it, and wait for the read models."""
-    zone_id = setting.world.zone_id
-    agents = _tree(zone_id, setting.world.application_id, str(peek(token).claims["sid"]))
+    zone_id = world.zone_id
+    agents = _tree(zone_id, world.application_id, str(peek(token).claims["sid"]))
     edges = _edges(zone_id, agents) if delegating else []
     setting.say(f"growing {len(agents)} agents and {len(edges)} edges")
     await put(setting, [*agents, *edges])

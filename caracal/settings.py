@@ -133,7 +133,7 @@ class Settings(BaseSettings):
     db_idle_in_tx_timeout_ms: Count = 30000
     db_connection_timeout_ms: Count = 5000
     db_idle_timeout_ms: Count = 30000
-    max_staleness: Duration = 15.0
+    max_staleness: Annotated[Duration, Field(le=3600)] = 15.0
     otel_exporter_otlp_endpoint: HttpUrl = ""
 
     # more than one service
@@ -214,6 +214,7 @@ class Settings(BaseSettings):
     sweeper_batch_size: Count = 500
     session_sweep_interval_ms: Count = 300_000
     dcr_sweep_interval_ms: Count = 60_000
+    authorization_sweep_interval_ms: Count = 60_000
     retention_cleanup_interval_ms: Count = 900_000
     retention_cleanup_batch_size: Count = 500
     delegation_retention_days: Count = 90

@@ -12,6 +12,7 @@ from bench.report import Row
 from bench.rows import (
     cascade,
     coordinator,
+    full_zone,
     hot_path,
     log,
     mutations,
@@ -48,6 +49,7 @@ ROWS: Mapping[str, Measure] = {
     "list-pages": pages.lists,
     "agents": coordinator.agents,
     "delegations": coordinator.delegations,
+    "full-zone": full_zone.beside_empty,
     "cascade-tree": cascade.of_tree,
     "cascade-graph": cascade.of_graph,
     "revoke": revocation.by_api,

@@ -53,7 +53,7 @@ class _Ending:
 async def of_tree(setting: Setting) -> Row:
     """End the root of a tree of ten thousand agents."""
     token = setting.world.ambient("agent:lifecycle")
-    tree = await grown(setting, token, delegating=False)
+    tree = await grown(setting, setting.world, token, delegating=False)
     path = f"/agents/{tree.agents[0].aggregate_id}"
     return await _ended(setting, tree, [], _Command(token, "DELETE", path, 204))
 
@@ -61,7 +61,7 @@ async def of_tree(setting: Setting) -> Row:
 async def of_graph(setting: Setting) -> Row:
     """Walk ten thousand edges between as many agents, and revoke the one that leads to all."""
     token = setting.world.ambient("agent:lifecycle")
-    graph = await grown(setting, token, delegating=True)
+    graph = await grown(setting, setting.world, token, delegating=True)
     caller = await _caller(setting, token)
     edge = f"/delegations/{graph.edges[0].aggregate_id}"
     agent = f"/agents/{graph.agents[1].aggregate_id}"
@@ -74,7 +74,7 @@ async def of_graph(setting: Setting) -> Row:
 
 
 async def _caller(setting: Setting, token: str) -> Caller:
-    return Caller(setting, await connected(setting, "coordinator"), token)
+    return Caller(setting.world, await connected(setting, "coordinator"), token)
 
 
 async def _walked(setting: Setting, caller: Caller, path: str) -> float:

@@ -13,6 +13,7 @@ from bench.load import percentile
 from bench.report import Row, Value
 from bench.setting import Setting
 from bench.wire import Connection
+from bench.world import World
 
 _CALLERS = 8
 
@@ -22,8 +23,8 @@ Step = Callable[["Caller"], Awaitable[None]]
 class Caller:
     """An application at the Coordinator, on a connection of its own."""
 
-    def __init__(self, setting: Setting, connection: Connection, token: str) -> None:
-        self._world, self._connection, self.token = setting.world, connection, token
+    def __init__(self, world: World, connection: Connection, token: str) -> None:
+        self._world, self._connection, self.token = world, connection, token
         self.pair: tuple[str, str] = ("", "")
 
     async def call(self, method: str, path: str, body: Any = None, *, expect: int) -> Any:
@@ -47,11 +48,18 @@ class Caller:
 
     async def spawn_and_end(self) -> None:
         """Spawn an agent, and end it."""
-        await self.call("DELETE", f"/agents/{await self.spawn()}", expect=204)
+        await self.end(await self.spawn())
+
+    async def end(self, agent_id: str) -> None:
+        """End an agent."""
+        await self.call("DELETE", f"/agents/{agent_id}", expect=204)
 
     async def delegate(self) -> None:
         """Make an edge between the caller's own pair of agents."""
-        source, target = self.pair
+        await self.lend(*self.pair)
+
+    async def lend(self, source: str, target: str) -> str:
+        """Make an edge between two agents; return its id."""
         body = {
             "source_session_id": source,
             "target_session_id": target,
@@ -60,7 +68,11 @@ class Caller:
             "scopes": ["read"],
             "ttl_seconds": 3600,
         }
-        await self.call("POST", "/delegations", body, expect=201)
+        return str((await self.call("POST", "/delegations", body, expect=201))["id"])
+
+    async def revoke(self, edge_id: str) -> None:
+        """Revoke an edge."""
+        await self.call("PATCH", f"/delegations/{edge_id}/revoke", expect=200)
 
     async def pair_up(self) -> None:
         """Spawn a pair of agents."""
@@ -111,7 +123,7 @@ async def _measured(setting: Setting, measure: str, step: Step) -> Row:
 
 async def _callers(setting: Setting) -> list[Caller]:
     token, where = setting.world.ambient("agent:lifecycle"), setting.world.address("coordinator")
-    callers = [Caller(setting, await Connection.to(*where), token) for _ in range(_CALLERS)]
+    callers = [Caller(setting.world, await Connection.to(*where), token) for _ in range(_CALLERS)]
     for caller in callers:
         await caller.pair_up()
     return callers

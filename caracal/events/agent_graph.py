@@ -1,13 +1,16 @@
 """What falls with what, in the tree of agents and the graph of their delegations.
 
 Pure: rows of the read models go in, a :class:`Fall` comes out. Agents form trees by ``parent_id``;
-edges lead from agent to agent, and each knows the edges it was narrowed from (``path``).
+edges lead from agent to agent, and each knows the edges it was narrowed from (``path``). What falls
+is found by walks from what is named: they cost what they reach, however large the zone is.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from caracal.events.agent import fallen
@@ -17,15 +20,68 @@ Row = Mapping[str, Any]
 NOTHING = Fall()
 
 
+class Rows(Mapping[str, Row]):
+    """The rows of what lives in a zone, each by its id, and by what it hangs on."""
+
+    @abstractmethod
+    def having(self, column: str, value: str) -> Iterable[str]:
+        """Return the ids of the rows that have ``value`` in one of the columns asked for."""
+
+
+class Held(Rows):
+    """Rows that somebody holds; an index is made of a column when it is first asked for."""
+
+    def __init__(self, rows: Mapping[str, Row]) -> None:
+        self._rows = rows
+        self._indexes: dict[str, dict[str, list[str]]] = {}
+
+    def __getitem__(self, row_id: str) -> Row:
+        return self._rows[row_id]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def having(self, column: str, value: str) -> Iterable[str]:
+        if (index := self._indexes.get(column)) is None:
+            index = self._indexes[column] = _index(self._rows, column)
+        return index.get(value, ())
+
+
+class _Both(Rows):
+    """The rows of one and of another, which share no id."""
+
+    def __init__(self, one: Rows, other: Rows) -> None:
+        self._one, self._other = one, other
+
+    def __getitem__(self, row_id: str) -> Row:
+        return self._one[row_id] if row_id in self._one else self._other[row_id]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._one
+        yield from self._other
+
+    def __len__(self) -> int:
+        return len(self._one) + len(self._other)
+
+    def having(self, column: str, value: str) -> Iterable[str]:
+        return [*self._one.having(column, value), *self._other.having(column, value)]
+
+
 class AgentGraph:
-    """The live agents and active edges of one zone, each by id."""
+    """The live agents and active edges of one zone, each by id.
+
+    Over rows that change (a view in memory) it is the graph of the moment when it is asked.
+    """
 
     def __init__(self, zone_id: str, agents: Mapping[str, Row], edges: Mapping[str, Row]) -> None:
-        self.zone_id, self.agents, self.edges = zone_id, agents, edges
-        self._children = _index(agents, "parent_id")
-        self._from = _index(edges, "source_session_id")
-        self._to = _index(edges, "target_session_id")
-        self._under = _index(edges, "parent_edge_id")
+        self.zone_id, self.agents, self.edges = zone_id, _rows(agents), _rows(edges)
+        self._children = partial(self.agents.having, "parent_id")
+        self._from = partial(self.edges.having, "source_session_id")
+        self._to = partial(self.edges.having, "target_session_id")
+        self._under = partial(self.edges.having, "parent_edge_id")
 
     def of_agents(self, named: Iterable[str]) -> Fall:
         """Return what ends with agents: their subtrees, and the edges that hang on those."""
@@ -77,7 +133,7 @@ class AgentGraph:
             return [
                 child
                 for agent in agents
-                for child in self._children[agent]
+                for child in self._children(agent)
                 if child not in listed
                 and _is(self.agents[child], "active")
                 and self.agents[child]["position"] < before
@@ -89,66 +145,55 @@ class AgentGraph:
         """Return the agent and those below it that are reached through suspended ones."""
         return list(self._fallen(self._walk(agent_id, "suspended")))
 
-    def adds_to(self, before: AgentGraph) -> bool:
-        """Say whether there is an agent or an edge that an earlier graph had not.
+    def of_ids(self, ids: Collection[str]) -> AgentGraph:
+        """Return the graph of these agents and edges alone, as they are now."""
+        return AgentGraph(
+            self.zone_id,
+            {one: self.agents[one] for one in ids if one in self.agents},
+            {one: self.edges[one] for one in ids if one in self.edges},
+        )
 
-        Neither ever gets other ends: where nothing is added, nothing more is reached.
-        """
-        agents, edges = before.agents.keys(), before.edges.keys()
-        return not (self.agents.keys() <= agents and self.edges.keys() <= edges)
-
-    def with_fallen(self, before: AgentGraph, fall: Fall) -> AgentGraph:
-        """Return the graph as if what fell out of an earlier one were still there."""
-        gone = fall.ids
-        agents = {one: row for one, row in before.agents.items() if one in gone}
-        edges = {one: row for one, row in before.edges.items() if one in gone}
-        return AgentGraph(self.zone_id, {**agents, **self.agents}, {**edges, **self.edges})
+    def with_fallen(self, fallen: AgentGraph) -> AgentGraph:
+        """Return the graph as if what fell out of it (:meth:`of_ids`) were still there."""
+        return AgentGraph(
+            self.zone_id, _Both(self.agents, fallen.agents), _Both(self.edges, fallen.edges)
+        )
 
     def led_by(self, edge_id: str) -> dict[str, None]:
         """Return an edge and all that are reached from its target; the walk has no bound."""
-        return _reached([edge_id], lambda edge: self._from[self.edges[edge]["target_session_id"]])
+        return _reached([edge_id], lambda edge: self._from(self.edges[edge]["target_session_id"]))
 
     def targets(self, edges: Iterable[str]) -> list[str]:
         """Return the agents that edges lead to, each once, in their order."""
         return list(dict.fromkeys(self.edges[edge]["target_session_id"] for edge in edges))
 
-    def leading_to(self, agent_id: str) -> list[str]:
-        """Return the edges that end at an agent."""
-        return self._to[agent_id]
-
-    def leading_from(self, agent_id: str) -> list[str]:
-        """Return the edges that begin at an agent."""
-        return self._from[agent_id]
-
     def _subtrees(self, named: Iterable[str]) -> dict[str, None]:
         known = (agent for agent in named if agent in self.agents)
-        return _reached(known, lambda agent: self._children[agent])
+        return _reached(known, self._children)
 
     def _below(self, after: Fall) -> list[str]:
-        """Return the agents that have an ended one above them."""
-        ended = {agent.id for agent in after.agents}
-        return [one for one, row in self.agents.items() if not ended.isdisjoint(row["ancestors"])]
+        """Return the agents that an ended one is the parent of."""
+        return [child for agent in after.agents for child in self._children(agent.id)]
 
     def _on(self, after: Fall) -> list[str]:
         """Return the edges that touch an ended agent, or were narrowed from an ended edge."""
-        agents, edges = {agent.id for agent in after.agents}, set(after.edges)
-        return [
-            edge
-            for edge, row in self.edges.items()
-            if not agents.isdisjoint((row["source_session_id"], row["target_session_id"]))
-            or not edges.isdisjoint(row["path"])
-        ]
+        touching = (edge for agent in after.agents for edge in self._touching(agent.id))
+        return [*touching, *(edge for ended in after.edges for edge in self._under(ended))]
 
     def _hanging(self, agents: Iterable[str], edges: Iterable[str]) -> dict[str, None]:
         """Return ``edges``, those that touch ``agents``, and all narrowed from one of them."""
-        touching = [edge for agent in agents for edge in (*self._from[agent], *self._to[agent])]
-        return _reached([*edges, *touching], lambda edge: self._under[edge])
+        touching = [edge for agent in agents for edge in self._touching(agent)]
+        return _reached([*edges, *touching], self._under)
+
+    def _touching(self, agent_id: str) -> Iterator[str]:
+        yield from self._from(agent_id)
+        yield from self._to(agent_id)
 
     def _walk(self, agent_id: str, status: str) -> dict[str, None]:
         def having(ids: Iterable[str]) -> list[str]:
             return [one for one in ids if one in self.agents and _is(self.agents[one], status)]
 
-        return _reached(having([agent_id]), lambda agent: having(self._children[agent]))
+        return _reached(having([agent_id]), lambda agent: having(self._children(agent)))
 
     def _fallen(self, agents: Iterable[str]) -> Iterator[FallenAgent]:
         return (fallen(self.zone_id, self.agents[agent]) for agent in agents)
@@ -199,7 +244,11 @@ def _agent_root(row: Row) -> dict[str, Any]:
     }
 
 
-def _index(rows: Mapping[str, Row], column: str) -> defaultdict[str, list[str]]:
+def _rows(rows: Mapping[str, Row]) -> Rows:
+    return rows if isinstance(rows, Rows) else Held(rows)
+
+
+def _index(rows: Mapping[str, Row], column: str) -> dict[str, list[str]]:
     index: defaultdict[str, list[str]] = defaultdict(list)
     for row_id, row in rows.items():
         if row[column] is not None:

@@ -54,7 +54,8 @@ class RefreshedMeanwhile(Conflict):
 class Grant(Aggregate):
     """created -> (credential_stored -> credential_refreshed* -> credential_expired?)*
     -> revoked | expired; before a credential is stored, a user is asked:
-    authorization_started -> authorization_answered -> (credential_stored | authorization_failed)
+    authorization_started -> authorization_answered -> (credential_stored | authorization_failed),
+    or authorization_started -> authorization_expired
     """
 
     TOPIC = "grant"
@@ -125,6 +126,13 @@ class Grant(Aggregate):
 
         def apply(self, aggregate: Grant) -> None:
             _note(aggregate, "failed", self.error)
+
+    class AuthorizationExpired(Aggregate.Event):
+        TOPIC = "grant.authorization_expired"
+
+        def apply(self, aggregate: Grant) -> None:
+            waited = aggregate.authorization
+            aggregate.authorization = waited and replace(waited, status="expired")
 
     class Revoked(base.Cascade):
         TOPIC = "grant.revoked"
@@ -282,6 +290,14 @@ class Grant(Aggregate):
         """Note that no tokens came of the answer with this state; none of another one: nothing."""
         if self._is_answered(state):
             self._record(self.AuthorizationFailed, error=error)
+
+    def expire_authorization(self, now: datetime) -> None:
+        """Note that nobody has answered in time. Too early, or nobody is waited for: nothing."""
+        waiting = self.authorization
+        if self.status != "active" or waiting is None or waiting.status != "pending":
+            return
+        if waiting.is_over(now):
+            self._record(self.AuthorizationExpired, *self._verifier_erased())
 
     def connect(self, state: str, credential: Credential) -> None:
         """Keep the tokens that came of the answer with this state.

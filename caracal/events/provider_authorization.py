@@ -15,7 +15,7 @@ from typing import Literal
 from caracal import clock
 from caracal.errors import BadInput
 
-AuthorizationStatus = Literal["pending", "answered", "connected", "failed"]
+AuthorizationStatus = Literal["pending", "answered", "connected", "failed", "expired"]
 
 LIFE = timedelta(minutes=10)
 
@@ -46,9 +46,13 @@ class ProviderAuthorization:
             compare_digest(self.state_sha256, state_sha256(state)),
             self.provider_id == provider_id,
             self.status == "pending",
-            clock.parse(self.expires_at) > now,
+            not self.is_over(now),
         )
         return all(holds)
+
+    def is_over(self, now: datetime) -> bool:
+        """Say whether its time has run out."""
+        return clock.parse(self.expires_at) <= now
 
 
 def state_sha256(state: str) -> str:

@@ -14,6 +14,7 @@ from caracal.projections.policy import policies
 from caracal.projections.policy_set import policy_sets
 from caracal.projections.projection import Projection
 from caracal.projections.provider import providers
+from caracal.projections.provider_authorization import provider_authorizations
 from caracal.projections.resource import resources
 from caracal.projections.revocation import revocations
 from caracal.projections.session import sessions
@@ -32,6 +33,7 @@ PROJECTIONS: tuple[Projection, ...] = (
     policies,
     policy_sets,
     grants,
+    provider_authorizations,
     sessions,
     challenges,
     agents,

@@ -66,26 +66,28 @@ admin_audit = Projection("admin_audit", ADMIN_AUDIT_EVENTS, ignored=_OF_OTHERS)
 
 
 @admin_audit.on(*(event for name, event in EVENTS.items() if name not in _OF_OTHERS))
-def changed(fact: Fact) -> Mark:
+def changed(fact: Fact) -> list[Mark]:
     meta = fact.metadata
     method, _, path = str(meta.get("action", "")).partition(" ")
     if not path.startswith(_PATHS):
-        return mark(ADMIN_AUDIT_EVENTS, ())  # no request of a person's: a sweeper, an exchange
-    return mark(
-        ADMIN_AUDIT_EVENTS,
-        [meta.get("call_id") or _same_request(meta)],
-        request_id=meta.get("request_id"),
-        actor_id=meta["actor"],
-        actor_name=meta.get("actor_name"),
-        actor_scope=meta.get("actor_scope"),
-        method=method,
-        path=path,
-        zone_id=fact.zone_id or NO_ZONE,
-        status_code=meta.get("status_code"),
-        changed=True,
-        occurred_at=fact.occurred_at,
-        **_derived(method, path),
-    )
+        return []  # no request of a person's: a sweeper, an exchange
+    return [
+        mark(
+            ADMIN_AUDIT_EVENTS,
+            [meta.get("call_id") or _same_request(meta)],
+            request_id=meta.get("request_id"),
+            actor_id=meta["actor"],
+            actor_name=meta.get("actor_name"),
+            actor_scope=meta.get("actor_scope"),
+            method=method,
+            path=path,
+            zone_id=fact.zone_id or NO_ZONE,
+            status_code=meta.get("status_code"),
+            changed=True,
+            occurred_at=fact.occurred_at,
+            **_derived(method, path),
+        )
+    ]
 
 
 @admin_audit.on_decision(ADMIN_REQUEST)

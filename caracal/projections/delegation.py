@@ -69,14 +69,12 @@ def created(fact: Fact) -> list[Operation]:
 
 @delegations.on(Delegation.Revoked, Agent.Terminated, Application.Archived, Zone.Archived)
 def revoked(fact: Fact) -> list[Operation]:
-    edges = fact.data.get("edges", [])
+    if not (edges := fact.data.get("edges", [])):
+        return []
     columns = {"status": "revoked", "edge_version": 1, "revoked_at": fact.occurred_at}
-    # Without edges, too: what applies an event is what its command waits for. With their zone: an
-    # end may come first, and whoever reads one zone must find it.
-    return [
-        end(DELEGATIONS, edges, **zone_of(DELEGATIONS, fact), **columns),
-        *([_epoch(fact)] if edges else []),
-    ]
+    # With their zone: an end may come first, and whoever reads one zone must find it.
+    row_end = end(DELEGATIONS, edges, **zone_of(DELEGATIONS, fact), **columns)
+    return [row_end, _epoch(fact)]
 
 
 @delegations.on(Delegation.Expired)

@@ -41,6 +41,7 @@ grants = Projection(
         Grant.AuthorizationStarted.TOPIC,
         Grant.AuthorizationAnswered.TOPIC,
         Grant.AuthorizationFailed.TOPIC,
+        Grant.AuthorizationExpired.TOPIC,
     ),
 )
 

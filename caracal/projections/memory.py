@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from caracal import clock
@@ -16,6 +16,7 @@ from caracal.projections.table import (
     End,
     Mark,
     Merged,
+    Prune,
     Put,
     Remove,
     Table,
@@ -59,11 +60,16 @@ class MemoryTable:
 
     def index(self, *columns: str) -> Callable[..., list[Row]]:
         """Keep an index over ``columns``; return its look-up of live rows."""
+        ids = self.ids(*columns)
+        return lambda *values: [self.rows[row_id] for row_id in ids(*values)]
+
+    def ids(self, *columns: str) -> Callable[..., Sequence[str]]:
+        """Keep an index over ``columns``; return its look-up of live rows' ids, in order."""
         entries = self._indexes.setdefault(columns, {})
 
-        def look_up(*values: Any) -> list[Row]:
+        def look_up(*values: Any) -> Sequence[str]:
             found = entries.get(values)  # of a walk nearly all are leaves
-            return [self.rows[row_id] for row_id in sorted(found)] if found else []
+            return sorted(found) if found else ()
 
         return look_up
 
@@ -236,13 +242,25 @@ class MemoryMarks:
         """Take rows of a snapshot; in place of all there are."""
         self.rows = {row["id"]: row for row in rows}
 
-    def apply(self, position: int, operation: Mark) -> None:
-        """Merge marks; in any order, any number of times."""
+    def apply(self, position: int, operation: Mark | Prune) -> None:
+        """Merge marks; in any order, any number of times. Or forget those that are outlived."""
+        if isinstance(operation, Prune):
+            self._prune(operation)
+            return
         for row_id in operation.ids:
             row = self.rows.setdefault(row_id, self._blank(row_id))
             for name, value in operation.columns.items():
                 if value is not None:
                     row[name] = value if row[name] is None else max(row[name], value)
+
+    def _prune(self, prune: Prune) -> None:
+        outlived = prune.outlived
+        before = min(prune.before, int(clock.now().timestamp()) - outlived.least)
+        self.rows = {
+            row_id: row
+            for row_id, row in self.rows.items()
+            if row[outlived.on] >= before or not outlived.holds(row)
+        }
 
     def _blank(self, row_id: str) -> Row:
         return {"id": row_id, **{n: _BLANK.get(kind) for n, kind in self.table.columns.items()}}

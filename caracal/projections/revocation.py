@@ -1,12 +1,13 @@
 """Revoked anchors: the read model, and the map that every service holds in memory.
 
 A mandate is refused when one of its anchors is in the map, so the end of a whole subtree is one
-entry: the id of its root (contract: events, section 5).
+entry: the id of its root (contract: events, section 5). What no token can carry any longer is
+forgotten: by the map as time goes by, by the read model two days later, with the next change.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from caracal import clock
@@ -21,7 +22,17 @@ from caracal.events.trusted_issuer import TrustedIssuer
 from caracal.events.zone import Zone
 from caracal.ids import log_key
 from caracal.projections.projection import Projection
-from caracal.projections.table import Mark, Merged
+from caracal.projections.table import Mark, Merged, Operation, Outlived, Prune
+
+LONGEST_TOKEN_SECONDS = 3600
+CLOCK_SKEW_SECONDS = 60
+_LONGEST_STALENESS_SECONDS = 3600  # that MAX_STALENESS may say
+_LEAST_SECONDS = LONGEST_TOKEN_SECONDS + CLOCK_SKEW_SECONDS + _LONGEST_STALENESS_SECONDS
+# In the read model, by the times of events. No token lives so long, and no agent: nothing is
+# marked anew whose row has gone, so it does not matter which topic comes first.
+_KEPT_SECONDS = 2 * 86_400
+_SWEEP_SECONDS = 60
+_OVER = "final OR resumed > stopped"
 
 REVOCATIONS = Merged(
     "revocations",
@@ -29,14 +40,16 @@ REVOCATIONS = Merged(
         "stopped": "bigint",  # position of the last end or suspension
         "resumed": "bigint",  # position of the last resumption
         "final": "boolean",
-        "stopped_on": "bigint",  # Unix seconds
+        "stopped_on": "bigint",  # Unix seconds, of the last of all these
     },
-    indexes=("(stopped_on) WHERE final", "(id) WHERE NOT final"),
+    indexes=(f"(stopped_on) WHERE {_OVER}", f"(id) WHERE NOT ({_OVER})"),
+    outlived=Outlived(
+        on="stopped_on",
+        where=_OVER,
+        holds=lambda row: row["final"] or row["resumed"] > row["stopped"],
+        least=_LEAST_SECONDS,
+    ),
 )
-
-LONGEST_TOKEN_SECONDS = 3600
-CLOCK_SKEW_SECONDS = 60
-_SWEEP_SECONDS = 60
 
 revocations = Projection("revocations", REVOCATIONS, ignored=("session.started", "session.expired"))
 
@@ -52,29 +65,31 @@ revocations = Projection("revocations", REVOCATIONS, ignored=("session.started",
     Agent.Terminated,
     Delegation.Revoked,
 )
-def ended(fact: Fact) -> Mark:
-    columns = {"stopped": fact.position, "final": True, "stopped_on": _on(fact)}
-    return Mark(REVOCATIONS, [fact.aggregate_id, *_roots(fact)], columns)
+def ended(fact: Fact) -> list[Operation]:
+    return _marked(fact, [fact.aggregate_id, *_roots(fact)], stopped=fact.position, final=True)
 
 
 @revocations.on(Agent.Suspended)
-def suspended(fact: Fact) -> Mark:
-    columns = {"stopped": fact.position, "stopped_on": _on(fact)}
-    return Mark(REVOCATIONS, [fact.aggregate_id, *_roots(fact)], columns)
+def suspended(fact: Fact) -> list[Operation]:
+    return _marked(fact, [fact.aggregate_id, *_roots(fact)], stopped=fact.position)
 
 
 @revocations.on(Agent.Resumed)
-def resumed(fact: Fact) -> Mark:
-    agents = [agent["id"] for agent in fact.data["agents"]]
-    return Mark(REVOCATIONS, agents, {"resumed": fact.position})
+def resumed(fact: Fact) -> list[Operation]:
+    return _marked(fact, [agent["id"] for agent in fact.data["agents"]], resumed=fact.position)
+
+
+def _marked(fact: Fact, ids: Sequence[str], **columns: Any) -> list[Operation]:
+    """Return the marks of a fact, and that what is much older than it may go."""
+    on = int(clock.parse(fact.occurred_at).timestamp())
+    return [
+        Mark(REVOCATIONS, ids, {**columns, "stopped_on": on}),
+        Prune(REVOCATIONS, on - _KEPT_SECONDS),
+    ]
 
 
 def _roots(fact: Fact) -> list[str]:
     return [root["id"] for root in fact.data.get("roots", [])]
-
-
-def _on(fact: Fact) -> int:
-    return int(clock.parse(fact.occurred_at).timestamp())
 
 
 Entry = tuple[int, int, bool, int]  # stopped, resumed, final, stopped_on
@@ -112,13 +127,20 @@ class RevocationMap:
         """Return when an end counts as past, Unix seconds: a snapshot needs none from before."""
         return int(clock.now().timestamp() - self._life)
 
+    @property
+    def wanted(self) -> tuple[str, list[Any]]:
+        """Return which rows a snapshot needs, as SQL: of years of ends, a token may carry few."""
+        return f"NOT ({_OVER}) OR (({_OVER}) AND stopped_on >= %s)", [self.since]
+
     def load(self, rows: Iterable[dict[str, Any]]) -> None:
         """Take the rows of a snapshot, in place of all there are."""
         self._entries = {log_key(row["id"]).bytes: _entry(row) for row in rows}
         self._sweep()
 
-    def apply(self, position: int, operation: Mark) -> None:
-        """Merge marks; in any order, any number of times."""
+    def apply(self, position: int, operation: Mark | Prune) -> None:
+        """Merge marks; in any order, any number of times. What is past goes by itself."""
+        if isinstance(operation, Prune):
+            return
         given = _entry(operation.columns)
         for anchor in operation.ids:
             key = log_key(anchor).bytes

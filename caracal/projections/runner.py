@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any
 
 import psycopg
@@ -50,6 +51,7 @@ _FENCED = "CA002"
 _AWAY_SECONDS = 0.25
 _ACK_SECONDS = 0.1
 _STORE_SECONDS = 0.5  # that a checkpoint may lag while no row changes
+_AWAITED_SECONDS = 0.005  # the same, when commands wait for it: at most so often it alone is stored
 
 Batch = list[tuple[EntryId, Fact]]
 
@@ -131,7 +133,8 @@ class _Applying:
         self._connection, self._redis, self._line = connection, redis, line
         self._log = LogReader(connection)
         self._cursor = self._stored = cursor
-        self._next_store = self._next_ack = 0.0
+        self._stored_at = self._next_ack = 0.0
+        self._awaited = False  # a command may wait for what is not stored yet
         told = {"messaging.system": "redis", "messaging.destination.name": self._topic.name}
         self._work = f"apply {self._projection.name}", SpanKind.CONSUMER, told
         self._handled: list[str] = []  # done, but pending in the group
@@ -165,11 +168,13 @@ class _Applying:
                 self._handled += [entry_id for entry_id, _ in entries]
             if start == "0" or not entries or time.monotonic() >= self._next_ack:
                 await self._acknowledge()
-            if not entries and start == ">":  # silence: has the end of the topic been lost?
+            if not entries and start == "0":
+                start = ">"
+            elif self._awaited:
+                await self._store(self._cursor)
+            elif not entries:  # silence: has the end of the topic been lost?
                 await self.fill(idle=True)
                 await self._store(self._cursor)
-            elif not entries:
-                start = ">"
 
     async def _acknowledge(self) -> None:
         """Let the group forget what is done; until then it would only be skipped again."""
@@ -180,12 +185,12 @@ class _Applying:
         self._next_ack = time.monotonic() + _ACK_SECONDS
 
     async def _read(self, start: str) -> list[RawEntry]:
-        name, group = self._topic.name, self._projection.group
+        name, group, block = self._topic.name, self._projection.group, self._patience()
         try:
             answer = await self._line.command(
-                *("XREADGROUP", "GROUP", group, CONSUMER, "COUNT", _COUNT, "BLOCK", _BLOCK_MS),
+                *("XREADGROUP", "GROUP", group, CONSUMER, "COUNT", _COUNT, "BLOCK", block),
                 *("STREAMS", name, start),
-                blocks=_BLOCK_MS / 1000,
+                blocks=block / 1000,
             )
         except ResponseError as error:
             if "NOGROUP" not in str(error) and "UNBLOCKED" not in str(error):
@@ -193,6 +198,12 @@ class _Applying:
             await self._make_group()
             return []
         return [entry for _, entries in streams_of(answer) for entry in entries]
+
+    def _patience(self) -> int:
+        """Return how long nothing may come, ms: until a checkpoint is due that is waited for."""
+        if not self._awaited:
+            return _BLOCK_MS
+        return min(max(ceil((self._due - time.monotonic()) * 1000), 1), _BLOCK_MS)
 
     async def _make_group(self) -> None:
         try:
@@ -262,6 +273,7 @@ class _Applying:
         try:
             with telemetry.batch(*self._work, (_cause(fact) for _, fact in batch)):
                 operations = [op for _, fact in batch for op in self._projection.reduce(fact)]
+                self._awaited |= any(fact.name in self._projection.reducers for _, fact in batch)
                 await self._store(batch[-1][0], operations)
         except (psycopg.OperationalError, psycopg.InterfaceError, RedisError, OSError):
             raise
@@ -274,12 +286,21 @@ class _Applying:
     async def _store(self, place: EntryId, operations: Sequence[Any] = ()) -> None:
         """Commit rows and checkpoint; what changes no row may wait for what does.
 
-        After a crash it is read again, from the log, and changes no row again.
+        Alone it comes at once, and of many so far only the last. After a crash it is read again,
+        from the log, and changes no row again.
         """
-        if operations or (place > self._stored and time.monotonic() >= self._next_store):
+        if operations or (place > self._stored and time.monotonic() >= self._due):
             await self._commit(place, operations)
         self._cursor = place
         self._counters.position = place.position
+
+    @property
+    def _due(self) -> float:
+        """Return when the checkpoint is stored though no row has changed (monotonic)."""
+        return self._stored_at + (_AWAITED_SECONDS if self._awaited else _STORE_SECONDS)
+
+    def _note_stored(self, place: EntryId) -> None:
+        self._stored, self._stored_at, self._awaited = place, time.monotonic(), False
 
     async def _commit(self, place: EntryId, operations: Sequence[Any]) -> None:
         connection = self._connection
@@ -295,7 +316,7 @@ class _Applying:
         finally:  # whatever broke, without its COMMIT nothing was done
             if connection.info.transaction_status is not TransactionStatus.IDLE:
                 await connection.rollback()
-        self._stored, self._next_store = place, time.monotonic() + _STORE_SECONDS
+        self._note_stored(place)
 
     async def _advance(
         self, database: AsyncConnection[Any] | AsyncCursor[Any], place: EntryId
@@ -316,7 +337,8 @@ class _Applying:
         except psycopg.DatabaseError as error:
             raise _fenced(error) from error
         self._counters.applied += 1
-        self._stored = self._cursor = place
+        self._note_stored(place)
+        self._cursor = place
         self._counters.position = place.position
 
 

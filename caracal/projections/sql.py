@@ -15,8 +15,11 @@ from caracal.projections.table import (
     AnyTable,
     Applied,
     Change,
+    End,
+    Mark,
     Merged,
     Operation,
+    Prune,
     Put,
     Remove,
     Table,
@@ -48,12 +51,14 @@ class Group:
 
 
 def grouped(operations: Iterable[Applied]) -> list[Group]:
-    """Gather operations into groups; what touches one id stays in order."""
+    """Gather operations on ids into groups; what touches one id stays in order."""
     groups: list[Group] = []
     last_of: dict[tuple[str, str], int] = {}
     by_shape: dict[tuple[Any, ...], int] = {}
     for applied in operations:
         operation = applied.operation
+        if isinstance(operation, Prune):
+            continue
         kind, table = type(operation), operation.table
         columns = tuple(operation.columns)
         values = tuple(operation.columns.values())
@@ -73,12 +78,27 @@ async def apply(
     names: Mapping[str, str] | None = None,
 ) -> None:
     """Execute operations in the caller's transaction; on one cursor several are cheaper."""
+    operations, names = list(operations), names or {}
     for group in grouped(operations):
-        statement, arguments = group.statement(names or {})
+        statement, arguments = group.statement(names)
         await database.execute(statement, arguments, prepare=True)
+    for prune in _prunes(operations):
+        name, outlived = names.get(prune.table.name, prune.table.name), prune.outlived
+        statement = _prune_sql(name, outlived.on, outlived.where)
+        await database.execute(statement, (prune.before, outlived.least), prepare=True)
 
 
-def _ids(operation: Operation) -> Sequence[str]:
+def _prunes(operations: Iterable[Applied]) -> Iterable[Prune]:
+    """Return of each table the one that reaches farthest: it removes what the others do."""
+    last: dict[str, Prune] = {}
+    for prune in (applied.operation for applied in operations):
+        if isinstance(prune, Prune):
+            known = last.setdefault(prune.table.name, prune)
+            last[prune.table.name] = max(known, prune, key=lambda one: one.before)
+    return last.values()
+
+
+def _ids(operation: Put | Change | End | Remove | Mark) -> Sequence[str]:
     if isinstance(operation, Put | Change | Remove):
         return (operation.id,)
     return tuple(dict.fromkeys(operation.ids))
@@ -168,4 +188,14 @@ def _mark_sql(table: Merged, name: str, columns: tuple[str, ...], source: str) -
     return (
         f"INSERT INTO {name} AS t (id, {names}) SELECT id, {names} FROM {source}"
         f" ON CONFLICT (id) DO UPDATE SET {sets}"
+    )
+
+
+@cache
+def _prune_sql(name: str, on: str, where: str) -> str:
+    # What others write just now is not waited for: it is no longer old, or they remove it.
+    return (
+        f"DELETE FROM {name} WHERE id IN (SELECT id FROM {name} WHERE ({where})"
+        f" AND {on} < least(%s, extract(epoch FROM now())::bigint - %s)"
+        " FOR UPDATE SKIP LOCKED)"
     )

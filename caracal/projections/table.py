@@ -10,7 +10,7 @@ counts, and one that comes before its row is kept as a stub that no query shows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,16 +42,35 @@ class Table:
         ]
 
 
+@dataclass(frozen=True, slots=True)
+class Outlived:
+    """Which rows of a table of marks nobody needs any longer, once they are old.
+
+    Attributes:
+        on: the column that tells how old, Unix seconds.
+        where: what else must hold, as SQL.
+        holds: the same, of a row in memory.
+        least: seconds for which a row stays by our own clock, whatever time an event tells.
+    """
+
+    on: str
+    where: str
+    holds: Callable[[Mapping[str, Any]], bool]
+    least: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Merged:
     """A table of marks that only grow: of each column the greatest value ever given counts.
 
-    A ``bigint`` begins at 0, a ``boolean`` as false, any other column as null.
+    A ``bigint`` begins at 0, a ``boolean`` as false, any other column as null. ``outlived`` says
+    what a :class:`Prune` removes.
     """
 
     name: str
     columns: Mapping[str, str]
     indexes: Sequence[str] = ()
+    outlived: Outlived | None = None
 
     def ddl(self, name: str | None = None) -> list[str]:
         """Return the statements that create the table, under another name for a rebuild."""
@@ -116,7 +135,24 @@ class Mark:
     columns: Mapping[str, Any]
 
 
-Operation = Put | Change | End | Remove | Mark
+@dataclass(frozen=True, slots=True)
+class Prune:
+    """Rows that a table of marks has outlived and that are older than ``before`` (Unix seconds).
+
+    It hangs on the log alone, so that a rebuild removes the same rows.
+    """
+
+    table: Merged
+    before: int
+
+    @property
+    def outlived(self) -> Outlived:
+        """Return which rows of the table that concerns."""
+        assert self.table.outlived is not None, f"{self.table.name} keeps all its rows"
+        return self.table.outlived
+
+
+Operation = Put | Change | End | Remove | Mark | Prune
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +179,7 @@ def end(table: Table, ids: Sequence[str], **columns: Any) -> End:
 
 
 def mark(table: Merged, ids: Sequence[str], **columns: Any) -> Mark:
-    """Return marks; without ``ids`` nothing but the checkpoint moves."""
+    """Return marks."""
     return Mark(table, ids, columns)
 
 

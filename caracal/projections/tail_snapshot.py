@@ -184,8 +184,9 @@ async def rows_of(
 
 def _wanted(view: MemoryView, cursors: Mapping[str, EntryId]) -> tuple[str, list[Any]]:
     statement = f"SELECT * FROM {view.table.name}"
-    if isinstance(view, RevocationMap):  # of years of ends, those that a token may still carry
-        return f"{statement} WHERE NOT final OR stopped_on >= %s", [view.since]
+    if isinstance(view, RevocationMap):
+        where, arguments = view.wanted
+        return f"{statement} WHERE {where}", arguments
     if not isinstance(view, RecentTable):
         return statement, []
     # What has begun after the cursor is going to be applied again: its end must be known.

@@ -75,7 +75,7 @@ class Subtree:
             return Saved()
 
     async def _graph(self) -> AgentGraph:
-        return await self._ground.graph(self._zone_id)
+        return await self._ground.graph(self._zone_id, [self._agent_id])
 
     async def _agent(self) -> Agent:
         if (agent := await self._ground.log.find(Agent, self._agent_id)) is None:
@@ -92,7 +92,8 @@ class Subtree:
             return saved
 
         async def again() -> Saved:
-            late = missed(await self._graph(), fall, position)
+            graph = await self._ground.graph(self._zone_id, fall.ids, position)
+            late = missed(graph, fall, position)
             if not late:
                 return Saved()
             changed = await self._agent()

@@ -8,7 +8,7 @@ its guards, or by its anchors.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -84,10 +84,18 @@ class Ground:
     log: Log
     database: Callable[[], AbstractAsyncContextManager[Db]]
 
-    async def graph(self, zone_id: str) -> AgentGraph:
-        """Return the agents and edges of a zone, with all that has been committed by now."""
+    async def graph(
+        self, zone_id: str, near: Collection[str] | None = None, position: int | None = None
+    ) -> AgentGraph:
+        """Return the agents and edges of a zone, with all that has been committed by now.
+
+        Args:
+            zone_id: whose.
+            near: ids of agents and edges: what hangs on those is enough.
+            position: what the log has up to there is enough.
+        """
         async with self.database() as db:
-            return await zone_graph(db, zone_id)
+            return await zone_graph(db, zone_id, near)
 
 
 @dataclass(frozen=True, slots=True)

@@ -281,8 +281,8 @@ async def test_an_agent_spawned_while_the_cascade_lists_ends_too(
     await api.log.save(session)
     listing, late = cascade.zone_graph, list[Aggregate]()
 
-    async def slow(db: Any, zone_id: str) -> AgentGraph:
-        graph = await listing(db, zone_id)
+    async def slow(db: Any, zone_id: str, near: Any = None) -> AgentGraph:
+        graph = await listing(db, zone_id, near)
         if not late:
             child = new_agent(session, zone_id=zone, parent=grove.own, application_id=other)
             edge = new_edge(child, grove.alone, zone_id=zone)

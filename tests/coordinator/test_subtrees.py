@@ -174,8 +174,8 @@ class Slow(Ground):
     happens: Any
     listed = 0
 
-    async def graph(self, zone_id: str) -> AgentGraph:
-        graph = await super().graph(zone_id)
+    async def graph(self, *asked: Any, **also: Any) -> AgentGraph:
+        graph = await super().graph(*asked, **also)
         Slow.listed += 1
         if Slow.listed == 1:
             await Slow.happens()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from caracal.events.agent_graph import AgentGraph
+from caracal.events.agent_graph import AgentGraph, Held
 from caracal.events.base import Fall
 
 Rows = dict[str, dict[str, Any]]
@@ -128,12 +129,40 @@ def test_what_ends_with_an_edge_late(world: tuple[Rows, Rows], data: st.DataObje
         {one: row for one, row in agents.items() if one not in fall.ids},
         {one: row for one, row in edges.items() if one not in fall.ids},
     )
-    late = now.with_fallen(before, fall).of_edge(named).without(fall.ids)
+    gone = before.of_ids(fall.ids)
+    late = now.with_fallen(gone).of_edge(named).without(fall.ids)
     all_of_it = AgentGraph("z", agents, edges).of_edge(named)
-    assert now.adds_to(before) or not late
+    assert {*gone.agents, *gone.edges} == fall.ids
+    assert bool(now.left_by(fall)) == bool(late)  # where nothing hangs on it, nothing is reached
     assert late.ids.isdisjoint(fall.ids)
     assert late.ids | fall.ids == all_of_it.ids
     check_roots(agents, edges, fall | late)
+
+
+class Large(Held):
+    """Rows of a zone so large that nobody may walk through it."""
+
+    def __iter__(self) -> Iterator[str]:
+        raise AssertionError("all of the zone is walked through")
+
+
+@given(worlds(), st.data())
+def test_an_end_costs_what_it_reaches(world: tuple[Rows, Rows], data: st.DataObject) -> None:
+    agents, edges = world
+    graph, large = (
+        AgentGraph("z", kind(agents), kind(edges))  # type: ignore[operator]
+        for kind in (Held, Large)
+    )
+    agent = data.draw(st.sampled_from(sorted(agents)))
+    fall = graph.of_agents([agent])
+    assert large.of_agents([agent]) == fall
+    assert large.suspending(agent) == graph.suspending(agent)
+    assert large.resuming(agent) == graph.resuming(agent)
+    assert large.left_by(fall) == graph.left_by(fall)
+    gone = large.of_ids(fall.ids)
+    for edge in edges:
+        assert large.of_edge(edge) == graph.of_edge(edge)
+        assert large.with_fallen(gone).of_edge(edge).ids == graph.of_edge(edge).ids
 
 
 @given(worlds(), st.sampled_from("xyz"))

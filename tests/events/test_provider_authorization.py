@@ -253,3 +253,54 @@ async def test_refreshed_tokens_are_of_the_same_provider() -> None:
         grant.store_credential(Credential(sealed("a"), sealed("r"), provider_id="p"))
         grant.refresh_credential(tokens("b"), token_version=1)
     assert (grant.token_version, grant.token_provider_id) == (2, "p")
+
+
+async def test_what_nobody_answers_expires_once_and_its_verifier_is_erased() -> None:
+    store, grant, provider = await waiting()
+    with in_zone():
+        grant.expire_authorization(NOW + LIFE - timedelta(seconds=1))
+        assert not grant.pending_events
+        grant.expire_authorization(NOW + LIFE)
+        grant.expire_authorization(NOW + 2 * LIFE)
+        await store.save(grant)
+    assert told(store)[-1] == ("grant.authorization_expired", {})
+    assert [name for name, _ in told(store)].count("grant.authorization_expired") == 1
+    assert not store.held.vault
+    assert status(grant) == ("expired", None)
+    with in_zone(), pytest.raises(BadInput):
+        grant.answer_authorization(STATE, provider, NOW)
+    with in_zone():  # the next one begins anew
+        start(grant, provider, "another", "second")
+        await store.save(grant)
+        grant.answer_authorization("another", provider, NOW)
+        await store.save(grant)
+    assert status(grant) == ("answered", None)
+    with in_zone():  # an answer is no longer waited for
+        grant.expire_authorization(NOW + 2 * LIFE)
+    assert not grant.pending_events
+
+
+@pytest.mark.parametrize("end", ["revoke", "expire", "never began"])
+async def test_without_a_wait_nothing_expires(end: str) -> None:
+    _, grant, _ = await waiting()
+    with in_zone():
+        if end == "never began":
+            grant = new_grant("app", "resource")
+        else:
+            grant.revoke(Fall()) if end == "revoke" else grant.expire()
+        known = len(grant.pending_events)
+        grant.expire_authorization(NOW + 2 * LIFE)
+    assert len(grant.pending_events) == known
+
+
+async def test_an_answer_and_the_end_of_its_time_meet_once() -> None:
+    """Whoever saves first wins: the other has an old version."""
+    store, grant, provider = await waiting()
+    late = await store.find(Grant, grant.aggregate_id)
+    assert late is not None
+    with in_zone():
+        grant.answer_authorization(STATE, provider, NOW)
+        late.expire_authorization(NOW + LIFE)
+    await store.save(grant)
+    with pytest.raises(VersionConflict):
+        await store.save(late)

@@ -124,7 +124,9 @@ class Domain:
         self._applied = len(records)
         return self._tables[name].rows
 
-    async def graph(self, zone_id: str) -> AgentGraph:
+    async def graph(
+        self, zone_id: str, near: object = None, position: int | None = None
+    ) -> AgentGraph:
         """List; the first listing of a command is when another one comes."""
         live = (row for row in self.rows("agents").values() if row["ended_at"] is None)
         edges = (row for row in self.rows("delegations").values() if row["ended_at"] is None)

@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterable
 from typing import Any
 
+import pytest
 from psycopg import AsyncConnection
 
+from caracal.events.agent import Agent, SpawnLimits
+from caracal.events.agent_graph import AgentGraph
+from caracal.events.base import Fall
+from caracal.events.delegation import Delegation
+from caracal.events.guards import Edge
+from caracal.events.session import Session
 from caracal.events.store.entries import LogReader
 from caracal.events.store.log import Log
 from caracal.events.topics import FACT_TOPIC_OF
 from caracal.events.zone import Zone
 from caracal.projections import PROJECTIONS, sql
-from caracal.projections.agent_graph import zone_graph
+from caracal.projections.agent import AGENTS
+from caracal.projections.agent_graph import graph_of, growing_graph, zone_graph
+from caracal.projections.delegation import DELEGATIONS
+from caracal.projections.memory import MemoryTable
+from caracal.projections.table import End, Put
 from tests.backbone import new_zone
-from tests.making import in_zone, new_agent, new_application, new_edge, new_session
+from tests.making import (
+    ZONE,
+    in_zone,
+    new_agent,
+    new_application,
+    new_edge,
+    new_session,
+    row_of,
+)
+
+WIDE = SpawnLimits(depth=40, children=40, zone=1000, application=1000)
 
 
 async def project(db: AsyncConnection[Any]) -> None:
@@ -83,6 +106,102 @@ async def test_what_has_ended_does_not_begin_anew_from_a_topic_that_is_behind(
     await project(db)
     await db.execute("UPDATE checkpoints SET position = 0 WHERE topic <> %s", (_APPLICATIONS,))
     assert await _told(db, zone_id) == ({}, {})
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_the_part_near_a_thing_tells_what_falls_with_it(
+    log: Log, db: AsyncConnection[Any], seed: int
+) -> None:
+    """As all of the zone does, for what ends and for what is left, half of it in the log only."""
+    chance = random.Random(seed)
+    zone_id = (zone := new_zone()).aggregate_id
+    app = new_application(zone_id)
+    session = new_session(app.aggregate_id, zone_id=zone_id)
+    early, late = _grown(chance, session, zone_id)
+    await log.save(zone, app, session)
+    await log.save(*early)
+    await project(db)
+    with in_zone(zone_id):
+        ended = chance.choice([one for one in early if isinstance(one, Delegation)])
+        ended.revoke(Fall(edges=(ended.aggregate_id,)))
+    await log.save(*late, ended)
+    whole = await zone_graph(db, zone_id)
+    before = AgentGraph(zone_id, *_rows(early))
+    agents = [one for one in (*early, *late) if isinstance(one, Agent)]
+    for agent in chance.sample(agents, 10):
+        near = await zone_graph(db, zone_id, [agent.aggregate_id])
+        assert near.of_agents([agent.aggregate_id]) == whole.of_agents([agent.aggregate_id])
+        assert near.suspending(agent.aggregate_id) == whole.suspending(agent.aggregate_id)
+        fall = before.of_agents([agent.aggregate_id])  # as if it had ended before the late ones
+        left = await zone_graph(db, zone_id, fall.ids)
+        assert left.left_by(fall) == whole.left_by(fall)
+    assert len(near.agents) < len(whole.agents)
+
+
+def _grown(
+    chance: random.Random, session: Session, zone_id: str
+) -> tuple[list[Agent | Delegation], list[Agent | Delegation]]:
+    """Agents below each other and edges narrowed from each other, in the order of their making."""
+    things: list[Agent | Delegation] = []
+    agents: list[Agent] = []
+    led_to: dict[str, Delegation] = {}
+    for number in range(40):
+        parent = chance.choice([None, *agents[-8:]])
+        agents.append(new_agent(session, parent=parent, zone_id=zone_id, limits=WIDE))
+        things.append(agents[-1])
+        if number and number % 2:
+            one, other = chance.sample(agents[-12:], 2)
+            edge = new_edge(one, other, parent=led_to.get(one.aggregate_id), zone_id=zone_id)
+            edge.guards = [guard for guard in edge.guards if not isinstance(guard, Edge)]
+            led_to[other.aggregate_id] = edge
+            things.append(edge)
+    return things[:40], things[40:]
+
+
+def _rows(things: Iterable[Agent | Delegation]) -> tuple[dict[str, Any], dict[str, Any]]:
+    agents: dict[str, Any] = {one.aggregate_id: row_of(one) for one in things}
+    kinds = (
+        {k: r for k, r in agents.items() if ("parent_id" in r) is own} for own in (True, False)
+    )
+    return next(kinds), next(kinds)
+
+
+def test_a_graph_over_tables_in_memory_grows_with_them() -> None:
+    """After each of many random operations it is the graph of the rows that live then."""
+    chance = random.Random(7)
+    tables = MemoryTable(AGENTS), MemoryTable(DELEGATIONS)
+    graph = growing_graph(*tables)
+    session = new_session("app")
+    early, late = _grown(chance, session, ZONE)
+    things = [*early, *late]
+    live: dict[str, Agent | Delegation] = {}
+    for position, thing in enumerate(things, 1):
+        _apply(tables, Put, position, thing)
+        live[thing.aggregate_id] = thing
+        if position % 3 == 0:
+            gone = live.pop(chance.choice(sorted(live)))
+            _apply(tables, End, position, gone)
+        shown = graph_of(
+            ZONE,
+            *(sorted(rows.values(), key=lambda row: row["id"]) for rows in _rows(live.values())),
+        )
+        agents = [one for one, thing in live.items() if isinstance(thing, Agent)]
+        for agent in chance.sample(agents, min(3, len(agents))):
+            found = graph(ZONE).of_agents([agent])
+            assert found == shown.of_agents([agent])
+        assert graph(ZONE).everything() == shown.everything()
+    assert not graph("another").everything()
+    assert len(graph(ZONE).agents) == len(agents)
+
+
+def _apply(tables: Iterable[MemoryTable], kind: Any, position: int, thing: Any) -> None:
+    agents, edges = tables
+    table = agents if isinstance(thing, Agent) else edges
+    if kind is End:
+        table.apply(position, End(table.table, [thing.aggregate_id], {}))
+        return
+    known = {name: vars(thing).get(name) for name in table.table.columns}
+    table.apply(position, Put(table.table, thing.aggregate_id, known))
 
 
 _APPLICATIONS = FACT_TOPIC_OF["application.archived"].name

@@ -10,11 +10,14 @@ from psycopg import AsyncConnection
 
 from caracal import clock
 from caracal.events.base import Fall
+from caracal.events.store.entries import LogReader
+from caracal.events.store.log import Log
 from caracal.projections import sql, tail_snapshot
-from caracal.projections.memory import MemoryView
+from caracal.projections.memory import MemoryMarks, MemoryView
 from caracal.projections.query import select
+from caracal.projections.rebuild import rebuild
 from caracal.projections.revocation import REVOCATIONS, RevocationMap, revocations
-from caracal.projections.table import Applied, Mark
+from caracal.projections.table import Applied, Mark, Prune
 from tests.backbone import archive_zone, new_zone
 from tests.making import (
     facts,
@@ -38,8 +41,8 @@ def suspended(*ids: str, position: int, on: int = NOW) -> Applied:
     return Applied(position, Mark(REVOCATIONS, ids, {"stopped": position, "stopped_on": on}))
 
 
-def resumed(*ids: str, position: int) -> Applied:
-    return Applied(position, Mark(REVOCATIONS, ids, {"resumed": position}))
+def resumed(*ids: str, position: int, on: int = NOW) -> Applied:
+    return Applied(position, Mark(REVOCATIONS, ids, {"resumed": position, "stopped_on": on}))
 
 
 def view(*marks: Applied) -> RevocationMap:
@@ -131,6 +134,7 @@ async def test_a_snapshot_reads_no_ends_of_long_ago(db: AsyncConnection[Any]) ->
         suspended("both", position=3, on=long_ago),
         ended("both", position=4),
         resumed("back", position=5),
+        resumed("back long ago", position=6, on=long_ago),
     ]
     await sql.apply(db, marks)
     rows = await tail_snapshot.rows_of(db, RevocationMap(), {})
@@ -150,3 +154,97 @@ async def test_the_snapshot_gives_the_same_map(db: AsyncConnection[Any]) -> None
     made = RevocationMap()
     made.load(await select(db, "SELECT * FROM revocations", []))
     assert [made.is_revoked([anchor]) for anchor in "abc"] == [True, True, False]
+
+
+# --- what no token can carry any longer ---------------------------------------------------------
+
+DAY = 86_400
+
+
+def pruned(before: int) -> Applied:
+    return Applied(99, Prune(REVOCATIONS, before))
+
+
+def aged() -> list[Applied]:
+    """Marks of all kinds, from now and from three days ago."""
+    old = NOW - 3 * DAY
+    return [
+        ended("ended", position=1, on=old),
+        ended("just ended", position=2),
+        suspended("held", position=3, on=old),
+        suspended("back", position=4, on=old),
+        resumed("back", "below", position=5, on=old + 1),
+        suspended("just back", position=6, on=old),
+        resumed("just back", position=7),
+        suspended("ended again", position=8, on=old),
+        resumed("ended again", position=9, on=old),
+        ended("ended again", position=10),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("days", "gone"),
+    [
+        (-4, set()),
+        (-2, {"ended", "back", "below"}),
+        (100, {"ended", "back", "below"}),  # by a clock that is wrong
+    ],
+    ids=["too young", "over", "a wrong clock"],
+)
+async def test_what_is_over_goes_and_what_a_token_may_carry_stays(
+    db: AsyncConnection[Any], days: int, gone: set[str]
+) -> None:
+    marks, before = aged(), NOW + days * DAY
+    await sql.apply(db, marks)
+    await sql.apply(db, [pruned(NOW - 90 * DAY), pruned(before), pruned(NOW - 80 * DAY)])
+    rows = {row["id"]: row for row in await select(db, "SELECT * FROM revocations", [])}
+    held = MemoryMarks(REVOCATIONS)
+    for applied in (*marks, pruned(before)):
+        held.apply(applied.position, applied.operation)  # type: ignore[arg-type]
+    assert rows == held.rows
+    every = {anchor for mark in marks for anchor in mark.operation.ids}  # type: ignore[union-attr]
+    assert every - rows.keys() == gone
+
+
+async def test_what_is_being_written_is_neither_waited_for_nor_lost(
+    db: AsyncConnection[Any], database_url: str
+) -> None:
+    await sql.apply(db, aged())
+    async with await AsyncConnection.connect(database_url) as other:
+        await sql.apply(other, [ended("back", position=20)])
+        await db.execute("SET lock_timeout = '5s'")
+        await sql.apply(db, [pruned(NOW - 2 * DAY)])
+        await other.commit()
+    rows = {row["id"] for row in await select(db, "SELECT id FROM revocations", [])}
+    assert rows.isdisjoint({"ended", "below"})
+    assert "back" in rows
+
+
+async def test_a_rebuild_prunes_the_same_rows(
+    log: Log, db: AsyncConnection[Any], database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever topic was applied first, and however much of it at once."""
+    now, zone = clock.now(), new_zone()
+    of_zone = {"zone_id": zone.aggregate_id}
+    app, resource = new_application(**of_zone), new_resource(**of_zone)
+    ids = app.aggregate_id, resource.aggregate_id
+    grants = [new_grant(*ids, **of_zone) for _ in range(8)]
+    sessions = [new_session(app.aggregate_id, **of_zone) for _ in range(8)]
+    await log.save(zone, app, resource, *grants, *sessions)
+    for number, (grant, session) in enumerate(zip(grants, sessions, strict=True)):
+        monkeypatch.setattr(clock, "now", lambda ago=7 - number: now - timedelta(days=ago))
+        with in_zone(zone.aggregate_id):
+            grant.expire() if number % 2 else grant.revoke(Fall.of_sessions([f"root-{number}"]))
+            session.revoke("token_revoked")
+        await log.save(grant, session)
+    monkeypatch.undo()
+    records = await LogReader(db).records(0, limit=1000)
+    of_topic = sorted((record.fact() for record in records), key=lambda fact: fact.name)
+    for fact in of_topic:
+        await sql.apply(db, revocations.reduce(fact))
+    live = await select(db, "SELECT * FROM revocations ORDER BY id", [])
+    await rebuild(database_url, revocations)
+    assert await select(db, "SELECT * FROM revocations ORDER BY id", []) == live
+    young = {one.aggregate_id for one in (*grants[5:], *sessions[5:])}
+    assert young <= {row["id"] for row in live}
+    assert len(live) < 12

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from caracal.events.base import Fact
 from caracal.events.store.log import Log, Saved
 from caracal.events.store.relay import Relay
 from caracal.events.zone import Zone
+from caracal.projections import runner
 from caracal.projections.projection import Projection
 from caracal.projections.runner import CHECKPOINT_CHANNEL, Runner, checkpoint
 from caracal.projections.table import End, Put, end, put
@@ -117,3 +118,74 @@ async def test_a_checkpoint_follows_though_no_row_changes(
                 return (await checkpoint(db, "only_ends", ZONES.name)).position == position
 
             await eventually(follows, what="the checkpoint follows")
+
+
+# --- events that change no row, though there is a reducer for them ------------------------------
+
+
+@pytest.fixture
+def unmoved(monkeypatch: pytest.MonkeyPatch) -> Projection:
+    """A read model that a change of a zone does not concern; nothing else stores its checkpoint."""
+    monkeypatch.setattr(runner, "_STORE_SECONDS", 3600)
+    monkeypatch.setattr(runner, "_BLOCK_MS", 60_000)
+    projection = Projection("unmoved", ZONES_TABLE)
+    projection.on(Zone.Changed)(lambda fact: [])
+    projection.on(Zone.Created)(created)
+    return projection
+
+
+async def test_who_waits_for_what_changes_no_row_is_told(
+    unmoved: Projection, log: Log, database_url: str, redis_url: str
+) -> None:
+    """Alone, and in a row, where the last ones come before the checkpoint is due."""
+    relay = Relay(database_url, redis_url, RINGS, topics={ZONES.name: ZONES})
+    waiter = Waiter(database_url, (unmoved,))
+    await waiter.start()
+    zone = new_zone()
+    await log.save(zone)
+    following = Runner(unmoved, ZONES, database_url=database_url, redis_url=redis_url, rings=RINGS)
+    async with running(relay, following):
+        for number in range(3):
+            saved = await log.save(change_zone(zone, name=f"alone {number}"))
+            assert await waiter.applied(saved, timeout=20)
+        for number in range(20):
+            saved = await log.save(change_zone(zone, name=f"in a row {number}"))
+        assert await waiter.applied(saved, timeout=20)
+    await waiter.stop()
+
+
+async def test_many_that_change_no_row_cost_no_commit_each(
+    unmoved: Projection,
+    log: Log,
+    db: AsyncConnection[Any],
+    database_url: str,
+    redis_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They wait for the next checkpoint, and that of a row comes at once."""
+    monkeypatch.setattr(runner, "_AWAITED_SECONDS", 3600)
+    monkeypatch.setattr(runner, "_BLOCK_MS", 200)
+    relay = Relay(database_url, redis_url, RINGS, topics={ZONES.name: ZONES})
+    following = Runner(unmoved, ZONES, database_url=database_url, redis_url=redis_url, rings=RINGS)
+
+    async def stored() -> int:
+        return (await checkpoint(db, "unmoved", ZONES.name)).position
+
+    async with running(relay, following):
+        zone = new_zone()
+        first = await log.save(zone)
+        await eventually(lambda: _is(stored, first.position), what="the checkpoint of a row")
+        for number in range(20):
+            last = await log.save(change_zone(zone, name=f"name {number}"))
+
+        async def come() -> bool:
+            return following.counters.position == last.position
+
+        await eventually(come, what="the changes")
+        assert await stored() == first.position
+        after = await log.save(new_zone())
+        await eventually(lambda: _is(stored, after.position), what="the next row's checkpoint")
+
+
+async def _is(stored: Callable[[], Awaitable[int]], position: int | None) -> bool:
+    return await stored() == position

@@ -14,6 +14,7 @@ from psycopg import AsyncConnection
 from caracal import clock
 from caracal.events.application import Application
 from caracal.events.base import Aggregate, Fall
+from caracal.events.grant import Grant
 from caracal.events.signing_key import SigningKey
 from caracal.events.store.log import Log
 from caracal.events.store.relay import Relay
@@ -23,7 +24,16 @@ from caracal.projections.runner import Runner
 from caracal.services.worker.sweep import Sweeper, sweeps
 from caracal.settings import load_settings
 from tests.backbone import RINGS, db, eventually, log, new_zone, running
-from tests.making import in_zone, new_application, new_key, new_session, sealed
+from tests.making import (
+    in_zone,
+    new_application,
+    new_grant,
+    new_key,
+    new_provider,
+    new_resource,
+    new_session,
+    sealed,
+)
 
 __all__ = ["db", "log"]
 
@@ -32,7 +42,7 @@ DAY = timedelta(hours=24)
 
 _LOOKED_AT = {
     *("sessions", "applications", "signing_keys"),
-    *("agents", "agent_services", "invocations", "delegations"),
+    *("agents", "agent_services", "invocations", "delegations", "provider_authorizations"),
 }
 
 
@@ -126,6 +136,52 @@ async def test_sessions_expire_once_and_only_when_their_time_is_over(swept: Swep
     async with swept.running():
         await eventually(done, what="the status of each session")
     assert len(await swept.facts("session.expired")) == swept.sweeper.ended == 3
+
+
+@pytest.mark.parametrize("swept", ["authorization sweeper"], indirect=True)
+async def test_authorizations_that_nobody_answers_leave_no_verifier(swept: Swept) -> None:
+    app, resource = new_application(swept.zone), new_resource(swept.zone)
+    provider = new_provider(swept.zone)
+    ids = app.aggregate_id, resource.aggregate_id
+    over, again, answered, waits, ended = (
+        new_grant(*ids, user_id="ada", zone_id=swept.zone) for _ in range(5)
+    )
+    await swept.save(app, resource, provider, over, again, answered, waits, ended)
+    now, long_ago = clock.now(), clock.now() - timedelta(hours=1)
+
+    async def ask(grant: Grant, asked_at: datetime, ref: str) -> None:
+        with in_zone(swept.zone):
+            grant.start_authorization(
+                provider_id=provider.aggregate_id,
+                state=ref,
+                verifier=sealed(ref),
+                initiated_by="token",
+                return_to=None,
+                now=asked_at,
+            )
+        await swept.save(grant)
+
+    for grant, ref in ((over, "over"), (again, "once"), (answered, "answered"), (ended, "ended")):
+        await ask(grant, long_ago, ref)
+    await ask(again, now, "again")
+    await ask(waits, now, "waits")
+    with in_zone(swept.zone):
+        answered.answer_authorization("answered", provider.aggregate_id, long_ago)
+        ended.revoke(Fall())
+    await swept.save(answered, ended)
+
+    async def done() -> bool:
+        waiting = await swept.column("provider_authorizations", "zone_id")
+        return waiting == dict.fromkeys((again.aggregate_id, waits.aggregate_id), swept.zone)
+
+    async with swept.running():
+        await eventually(done, what="the end of the wait")
+    (fact,) = await swept.facts("grant.authorization_expired")
+    assert fact["aggregate_id"] == over.aggregate_id
+    assert fact["meta"]["actor_name"] == "authorization sweeper"
+    asked = ["over", "once", "answered", "ended", "again", "waits"]
+    cursor = await swept.db.execute("SELECT ref FROM vault WHERE ref = ANY(%s)", [asked])
+    assert {row[0] for row in await cursor.fetchall()} == {"again", "waits"}
 
 
 @pytest.mark.parametrize("swept", ["registration sweeper"], indirect=True)

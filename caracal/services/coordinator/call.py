@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Annotated, Any, TypeVar
@@ -21,6 +21,8 @@ from caracal.services.coordinator.view import CoordinatorView
 from caracal.services.refused_requests import RefusedRequests
 
 Answer = TypeVar("Answer")
+
+_REACHED_SECONDS = 1.0  # a few ms, as a rule
 
 
 @dataclass(slots=True)
@@ -51,12 +53,15 @@ class Coordinator(Parts):
 
 @dataclass(frozen=True, slots=True)
 class ViewGround(Ground):
-    """Ground whose graphs come from the view in memory, brought to the log's head."""
+    """Ground whose graphs are those of the view in memory, brought to the log's head."""
 
     view: CoordinatorView
 
-    async def graph(self, zone_id: str) -> AgentGraph:
-        await self.view.look_again()
+    async def graph(
+        self, zone_id: str, near: Collection[str] | None = None, position: int | None = None
+    ) -> AgentGraph:
+        if position is None or not await self.view.following.reach(position, _REACHED_SECONDS):
+            await self.view.look_again()
         return self.view.graph(zone_id)
 
 

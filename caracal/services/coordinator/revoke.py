@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from pydantic import BaseModel
 
@@ -45,6 +45,28 @@ def _active(call: Call, zone_id: str, edge_id: str) -> Row:
     return row
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What ends with an edge: what falls, its rows as they were, and whom its targets act for."""
+
+    fall: Fall
+    graph: AgentGraph
+    sessions: frozenset[str]
+
+    @classmethod
+    def by_walk(cls, graph: AgentGraph, edge_id: str) -> _Found:
+        """Walk from the edge; the graph may change as soon as something else is awaited."""
+        walked = graph.led_by(edge_id)
+        fall = graph.of_walk(walked, edge_id)
+        rows = map(graph.agents.get, graph.targets(walked))
+        sessions = frozenset(row["subject_session_id"] for row in rows if row is not None)
+        return cls(fall, graph.of_ids(fall.ids), sessions)
+
+    def after(self, fall: Fall) -> _Found:
+        """Return the rest when ``fall`` has ended before."""
+        return replace(self, fall=self.fall.without(fall.ids))
+
+
 class Revocation:
     """The command, and what it has ended."""
 
@@ -66,41 +88,38 @@ class Revocation:
         graph = await self._graph()
         if self._edge_id not in graph.edges:
             raise delegation_not_found(self._edge_id)
-        walked = graph.led_by(self._edge_id)
-        fall = graph.of_walk(walked, self._edge_id)
+        found = _Found.by_walk(graph, self._edge_id)
         edge = await self._edge()
-        edge.revoke(fall)
+        edge.revoke(found.fall)
         saved = await self._call.parts.log.save(edge)
-        self._note(graph, walked, fall)
+        self._note(found)
+        if (position := saved.position) is None:
+            return saved
 
         async def again() -> Saved:
-            return await self._end_late(graph, fall)
+            return await self._end_late(found, position)
 
         return Saved((*saved.events, *(await retrying(again)).events))
 
-    async def _end_late(self, before: AgentGraph, fall: Fall) -> Saved:
-        graph = await self._graph()
-        if not graph.adds_to(before):  # nearly always; the fall may be large
+    async def _end_late(self, before: _Found, position: int) -> Saved:
+        graph = await self._graph(position)
+        if not graph.left_by(before.fall):  # nearly always; the fall may be large
             return Saved()
-        graph = graph.with_fallen(before, fall)
-        walked = graph.led_by(self._edge_id)
-        late = graph.of_walk(walked, self._edge_id).without(fall.ids)
-        if not late:
+        late = _Found.by_walk(graph.with_fallen(before.graph), self._edge_id).after(before.fall)
+        if not late.fall:
             return Saved()
         edge = await self._edge()
-        edge.revoke_late(late)
+        edge.revoke_late(late.fall)
         saved = await self._call.parts.log.save(edge)
-        self._note(graph, walked, late)
+        self._note(late)
         return saved
 
-    def _note(self, graph: AgentGraph, walked: Iterable[str], fall: Fall) -> None:
-        self._falls.append(fall)
-        targets = graph.targets(walked)
-        live = (graph.agents[agent] for agent in targets if agent in graph.agents)
-        self._sessions.update(row["subject_session_id"] for row in live)
+    def _note(self, found: _Found) -> None:
+        self._falls.append(found.fall)
+        self._sessions |= found.sessions
 
-    async def _graph(self) -> AgentGraph:
-        return await self._call.ground.graph(self._zone_id)
+    async def _graph(self, position: int | None = None) -> AgentGraph:
+        return await self._call.ground.graph(self._zone_id, position=position)
 
     async def _edge(self) -> Delegation:
         edge = await self._call.find(Delegation, self._edge_id, self._zone_id)

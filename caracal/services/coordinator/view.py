@@ -8,9 +8,8 @@ from typing import TypeVar
 
 from caracal import clock
 from caracal.errors import CaracalError, Unavailable
-from caracal.events.agent_graph import AgentGraph
 from caracal.projections.agent import recent_agents
-from caracal.projections.agent_graph import graph_of
+from caracal.projections.agent_graph import growing_graph
 from caracal.projections.application import APPLICATIONS
 from caracal.projections.delegation import recent_delegations
 from caracal.projections.memory import MemoryTable, MemoryView, Row
@@ -32,7 +31,6 @@ class CoordinatorView:
         self.resources, self.grants = MemoryTable(RESOURCES), ApplicationGrants()
         self.agents, self.edges = recent_agents(), recent_delegations()
         self.revocations = RevocationMap(max_staleness)
-        self.agents_of = self.agents.index("zone_id")
         self.number_in_zone = self.agents.count("zone_id")
         self.number_of_application = self.agents.count("zone_id", "application_id")
         self.number_of_children = self.agents.count("zone_id", "parent_id")
@@ -44,9 +42,9 @@ class CoordinatorView:
             "idempotency_key",
             "idempotency_sha256",
         )
-        self.edges_of = self.edges.index("zone_id")
         self.edges_to = self.edges.index("zone_id", "target_session_id")
         self.edges_from = self.edges.index("zone_id", "source_session_id")
+        self.graph = growing_graph(self.agents, self.edges)
         self.resource_at = self.resources.index("zone_id", "identifier")
         self._max_staleness = max_staleness
         self.tail: Tail | None = None
@@ -145,10 +143,6 @@ class CoordinatorView:
         """Return the identifier of a resource, archived or not; None when it is unknown."""
         row = self.resources.rows.get(resource_id)
         return None if row is None else row["identifier"]
-
-    def graph(self, zone_id: str) -> AgentGraph:
-        """Return the live agents and edges of a zone, as far as the view has come."""
-        return graph_of(zone_id, self.agents_of(zone_id), self.edges_of(zone_id))
 
 
 def ends_at(agent: Row) -> datetime:

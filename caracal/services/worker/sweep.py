@@ -18,6 +18,7 @@ from caracal.events.agent_service import AgentService
 from caracal.events.application import application_not_found
 from caracal.events.base import acting
 from caracal.events.delegation import Delegation
+from caracal.events.grant import Grant
 from caracal.events.invocation import Invocation
 from caracal.events.session import Session
 from caracal.events.signing_key import SigningKey
@@ -29,6 +30,7 @@ from caracal.projections.application import overdue_applications
 from caracal.projections.delegation import outlived_delegations, overdue_delegations
 from caracal.projections.invocation import overdue_invocations
 from caracal.projections.job_tick import tick
+from caracal.projections.provider_authorization import overdue_authorizations
 from caracal.projections.query import Db
 from caracal.projections.session import overdue_sessions
 from caracal.projections.signing_key import superseded_keys
@@ -98,6 +100,13 @@ def _of_control_plane(settings: Settings) -> tuple[Sweep, ...]:
             (Step(overdue_applications, _archive_application),),
         ),
         Sweep(
+            "authorization sweeper",
+            "authorizations_expired_total",
+            settings.authorization_sweep_interval_ms,
+            batch,
+            (Step(overdue_authorizations, _expire_authorization),),
+        ),
+        Sweep(
             "signing key sweeper",
             "signing_keys_retired_total",
             _KEYS_EVERY_MS,
@@ -163,6 +172,13 @@ async def _expire_session(ground: Ground, sid: str, zone_id: str) -> Saved:
 async def _archive_application(ground: Ground, application_id: str, zone_id: str) -> Saved:
     missing = application_not_found(application_id)
     return await application_cascade("expired").command(ground, application_id, zone_id, missing)()
+
+
+async def _expire_authorization(ground: Ground, grant_id: str, zone_id: str) -> Saved:
+    if (grant := await ground.log.find(Grant, grant_id)) is None:
+        return Saved()
+    grant.expire_authorization(clock.now())
+    return await ground.log.save(grant)
 
 
 async def _retire_key(ground: Ground, kid: str, zone_id: str) -> Saved:
