@@ -6,10 +6,11 @@ import socket
 from collections.abc import AsyncIterator
 
 import pytest
+import uvloop
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from caracal.events.store.redis import GONE, connect
+from caracal.events.store.redis import GONE, _Tcp, _Unix, connect
 from caracal.events.store.redis_line import RedisLine, script
 
 
@@ -99,6 +100,32 @@ async def test_a_lost_connection_is_told_at_once_and_made_again(
     with pytest.raises(RedisError):
         await asyncio.wait_for(waiting, 2)
     assert await line.command("CLIENT", "ID") > number
+
+
+def test_a_connection_that_is_lost_while_it_is_opened(redis_url: str) -> None:
+    """By uvloop, which raises RuntimeError where asyncio's own loop is silent."""
+
+    class Lost(_Tcp if redis_url.startswith("redis") else _Unix):  # type: ignore[misc]
+        times = 0
+
+        async def _connect(self) -> None:
+            await super()._connect()
+            if Lost.times == 0:
+                self.transport.abort()
+                await asyncio.sleep(0.01)  # until the loop has closed it
+            Lost.times += 1
+
+    async def main() -> None:
+        redis = connect(redis_url)
+        redis.connection_pool.connection_class = Lost
+        line = RedisLine(redis)
+        with pytest.raises(GONE):
+            await line.command("PING")
+        assert await line.command("PING") == b"PONG"
+        await line.close()
+        await redis.aclose()
+
+    uvloop.run(main())
 
 
 async def test_a_command_may_block_longer_than_an_answer_may_take(redis_url: str) -> None:

@@ -9,6 +9,7 @@ import hiredis
 from redis.asyncio import Connection, Redis, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 GONE = (RedisError, OSError, TimeoutError)
@@ -36,6 +37,12 @@ class _Packing:
 
     def pack_command(self, *args: Any) -> list[bytes]:
         return [hiredis.pack_command((*args[0].split(), *args[1:]))]
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        try:
+            await super().send_packed_command(command, check_health)  # type: ignore[misc]
+        except RuntimeError as error:  # what uvloop says of a transport that has just been closed
+            raise RedisConnectionError(str(error)) from None
 
     @property
     def transport(self) -> Any:
