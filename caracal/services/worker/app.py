@@ -48,7 +48,7 @@ def create_app(settings: Settings) -> App:
             health.watch(
                 database=connections,
                 checks=(stalled, audit.lagging),
-                details=lambda: _details(relay, runners, settings.ready_dead_letters_max),
+                details=lambda: _details(relay, runners, audit, settings.ready_dead_letters_max),
                 counters=lambda: {
                     **_counters(relay, runners),
                     **audit.counters(),
@@ -85,7 +85,9 @@ def _runners(settings: Settings) -> list[Runner]:
     ]
 
 
-def _details(relay: Relay, runners: list[Runner], dead_letters_max: int) -> dict[str, Any]:
+def _details(
+    relay: Relay, runners: list[Runner], audit: AuditJobs, dead_letters_max: int
+) -> dict[str, Any]:
     parked = sum(len(runner.counters.parked) for runner in runners)
     dead_letters = sum(runner.counters.foreign for runner in runners)
     quarantined = relay.counters.quarantined
@@ -94,7 +96,10 @@ def _details(relay: Relay, runners: list[Runner], dead_letters_max: int) -> dict
         "parked": parked,
         "quarantined": quarantined,
         "dead_letters": dead_letters,
-        "degraded": bool(parked or quarantined or dead_letters > dead_letters_max),
+        "siem_lag": audit.gauges.siem_lag,
+        "degraded": bool(
+            parked or quarantined or dead_letters > dead_letters_max or audit.degraded
+        ),
     }
 
 

@@ -16,8 +16,9 @@ from psycopg import AsyncConnection
 from redis.asyncio import Redis
 
 from caracal import clock
-from caracal.events.store.audit_topic import backlog, trim
+from caracal.events.store.audit_topic import backlog, group_state, trim
 from caracal.events.store.redis import GONE, connect
+from caracal.events.topics import SIEM_GROUP
 from caracal.projections.audit_chain import ChainReport, sweep
 from caracal.projections.audit_ingest import Ingestor
 from caracal.services.worker.retention import Retention
@@ -41,7 +42,10 @@ class AuditGauges:
     pending_oldest_seconds: float = 0
     dead_letters: int = 0
     trimmed: int = 0
+    passed_over: int = 0
     idle_groups: int = 0
+    siem_lag: int = 0
+    siem_oldest_seconds: float = 0
     checked: int = 0
     mismatches: int = 0
     breaks: int = 0
@@ -56,6 +60,8 @@ class AuditJobs:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.gauges = AuditGauges()
+        # SIEM gets copies: it may be late, but not fill the topic so that nothing is allowed.
+        self._hold = min(settings.siem_backlog_max, settings.audit_backlog_max // 2)
         self.retention = Retention(settings)
         self.ingestor = Ingestor(
             database_url=settings.database_url,
@@ -84,6 +90,12 @@ class AuditJobs:
         )
         return "audit_lag" if any(limit and is_ > limit for limit, is_ in limits) else None
 
+    @property
+    def degraded(self) -> bool:
+        """Whether SIEM is so far behind that what it has not had will soon be trimmed, or is."""
+        gauges = self.gauges
+        return bool(gauges.idle_groups) or gauges.siem_lag > self._hold // 2
+
     def counters(self) -> dict[str, Any]:
         """Return the contract's audit counters."""
         ingest, gauges = self.ingestor.counters, self.gauges
@@ -106,7 +118,10 @@ class AuditJobs:
             "retention_dropped_total": self.retention.dropped,
             "is_retention_leader": int(self.retention.is_leader),
             "audit_trimmed_total": gauges.trimmed,
+            "audit_passed_over_total": gauges.passed_over,
             "audit_idle_groups": gauges.idle_groups,
+            "siem_lag": gauges.siem_lag,
+            "siem_pel_oldest_secs": gauges.siem_oldest_seconds,
         }
 
     async def _every(self, seconds: float, work: Work) -> None:
@@ -127,15 +142,21 @@ class AuditJobs:
         async with AsyncExitStack() as stack:
             redis: Redis = connect(self._settings.redis_url, connections=1)
             stack.push_async_callback(redis.aclose)
-            trimmed, idle = await trim(redis, connection)
+            went = await trim(redis, connection, hold=self._hold)
             waiting = await backlog(redis)
+            siem = await group_state(redis, SIEM_GROUP)
         gauges = self.gauges
-        gauges.trimmed += trimmed
-        gauges.idle_groups = len(idle)
+        gauges.trimmed += went.committed
+        gauges.passed_over += went.passed_over
+        gauges.idle_groups = len(went.idle)
+        gauges.siem_lag = siem.waiting if siem else 0
+        gauges.siem_oldest_seconds = siem.oldest_seconds if siem else 0
         gauges.length, gauges.dead_letters = waiting.length, waiting.dead_letters
         gauges.pending_oldest_seconds = waiting.oldest_seconds
-        if idle:
-            logger.error("audit groups idle for a day no longer hold the topic: %s", idle)
+        if went.idle:
+            logger.error("audit groups idle for a day no longer hold the topic: %s", went.idle)
+        if went.passed_over:
+            logger.error("%d audit entries trimmed that SIEM has not had", went.passed_over)
 
     async def _sweep(self, connection: AsyncConnection[Any]) -> None:
         """Verify everything once, then what came in during the last hours."""
