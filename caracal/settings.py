@@ -80,6 +80,7 @@ def _url(*schemes: str) -> BeforeValidator:
 
 def _sink(text: str) -> str:
     parts = urlsplit(text)
+    _ = parts.port  # out of range: a ValueError, too
     if parts.scheme in ("https", "http") and parts.hostname:
         return text
     if parts.scheme == "syslog+tls" and parts.hostname and not parts.path.strip("/"):

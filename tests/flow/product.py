@@ -47,6 +47,8 @@ PROCESSES = {
     "gateway": "gateway",
     "coordinator": "coordinator",
     "coordinator2": "coordinator",
+    "siem": "siem",
+    "siem2": "siem",
 }
 """Names of the processes, and which service each is."""
 
