@@ -267,6 +267,11 @@ class Settings(BaseSettings):
         """Whether this is no development set-up: nothing may be missing or lax."""
         return self.caracal_mode == "runtime"
 
+    @property
+    def exports(self) -> bool:
+        """Whether the ledger is exported."""
+        return self.audit_export_dir is not None or bool(self.audit_export_s3_bucket)
+
     @classmethod
     def settings_customise_sources(
         cls,

@@ -21,6 +21,7 @@ from caracal.events.store.redis import GONE, connect
 from caracal.events.topics import SIEM_GROUP
 from caracal.projections.audit_chain import ChainReport, sweep
 from caracal.projections.audit_ingest import Ingestor
+from caracal.services.worker.export import Export
 from caracal.services.worker.retention import Retention
 from caracal.settings import Settings
 from caracal.stream_signature import Keyring
@@ -63,6 +64,7 @@ class AuditJobs:
         # SIEM gets copies: it may be late, but not fill the topic so that nothing is allowed.
         self._hold = min(settings.siem_backlog_max, settings.audit_backlog_max // 2)
         self.retention = Retention(settings)
+        self.export = Export(settings)
         self.ingestor = Ingestor(
             database_url=settings.database_url,
             redis_url=settings.redis_url,
@@ -78,6 +80,7 @@ class AuditJobs:
             self._every(TRIM_SECONDS, self._trim),
             self._every(SWEEP_SECONDS, self._sweep),
             self.retention.run(),
+            *([self.export.run()] if self.export.is_on else []),
         ]
 
     async def lagging(self) -> str | None:
@@ -92,9 +95,10 @@ class AuditJobs:
 
     @property
     def degraded(self) -> bool:
-        """Whether SIEM is so far behind that what it has not had will soon be trimmed, or is."""
+        """Whether copies do not get out: SIEM is about to lack some, or the export stands still."""
         gauges = self.gauges
-        return bool(gauges.idle_groups) or gauges.siem_lag > self._hold // 2
+        late = gauges.siem_lag > self._hold // 2
+        return bool(gauges.idle_groups) or late or self.export.failing
 
     def counters(self) -> dict[str, Any]:
         """Return the contract's audit counters."""
@@ -117,6 +121,10 @@ class AuditJobs:
             "retention_created_total": ingest.partitions_made + self.retention.made,
             "retention_dropped_total": self.retention.dropped,
             "is_retention_leader": int(self.retention.is_leader),
+            "export_events_total": self.export.events,
+            "export_errors_total": self.export.errors,
+            "export_duration_ms": self.export.duration_ms,
+            "is_export_leader": int(self.export.is_leader),
             "audit_trimmed_total": gauges.trimmed,
             "audit_passed_over_total": gauges.passed_over,
             "audit_idle_groups": gauges.idle_groups,
