@@ -108,11 +108,11 @@ def _dead_letters(redis_url: str | None) -> int | None:
         return None
     import redis
 
-    from caracal.events.topics import AUDIT_DEAD, TOPICS
+    from caracal.events.topics import AUDIT_DEAD, SIEM_DEAD, TOPICS
 
     try:
         with redis.Redis.from_url(redis_url, socket_timeout=2, socket_connect_timeout=2) as client:
-            names = [*(topic.dead for topic in TOPICS.values()), AUDIT_DEAD]
+            names = [*(topic.dead for topic in TOPICS.values()), AUDIT_DEAD, SIEM_DEAD]
             return sum(int(client.xlen(name)) for name in names)
     except (redis.RedisError, OSError):
         return None

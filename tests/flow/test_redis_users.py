@@ -119,6 +119,7 @@ ALLOWED = [
     ("coordinator", "SET coordinator:verified:dpop:use 1 NX EX 180"),
     ("worker", "RENAME caracal.grants.events caracal.grants.events.quarantine.1"),
     ("worker", f"XADD {AUDIT}.dlq * event forged"),
+    ("worker", f"XDEL {AUDIT}.dlq 1-0"),
     ("worker", "XTRIM caracal.audit.events MINID 1"),
     ("gateway", f"XADD {AUDIT} MAXLEN 0 * event made"),  # no ACL can tell: the file says so
     *(("worker", f"XADD {name} * event made") for name in FACTS),
@@ -135,6 +136,7 @@ REFUSED = [
         for user in ("api", "sts", "gateway", "coordinator", "signals", "siem")
         for name in (*FACTS, *SIGNALS, HEARTBEAT)
     ),
+    ("worker", f"XDEL {AUDIT} 1-0"),
     ("siem", f"XADD {AUDIT} * event forged"),
     ("siem", f"XADD {AUDIT}.dlq * event forged"),
     *(("siem", f"XREADGROUP GROUP mine one STREAMS {name} >") for name in SIGNALS),
