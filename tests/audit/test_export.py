@@ -172,6 +172,14 @@ async def test_what_is_there_already_stays_as_it_is(
     assert not part.exists()
 
 
+def to_bucket(made: Made, bucket: S3) -> Export:
+    return made(
+        AUDIT_EXPORT_S3_BUCKET="audit-of-ours",
+        AUDIT_EXPORT_S3_ENDPOINT=bucket.url,
+        AUDIT_EXPORT_S3_REGION=REGION,
+    )
+
+
 async def test_a_bucket(
     trail: Trail,
     ingestor: Ingestor,
@@ -185,11 +193,7 @@ async def test_a_bucket(
     now = await filled(trail, ingestor, 1)
     async with s3() as bucket:
         bucket.refusing = (503, "SlowDown")
-        job = made(
-            AUDIT_EXPORT_S3_BUCKET="audit-of-ours",
-            AUDIT_EXPORT_S3_ENDPOINT=bucket.url,
-            AUDIT_EXPORT_S3_REGION=REGION,
-        )
+        job = to_bucket(made, bucket)
         async with exporting(job):
             await _counted(job, "errors")
             assert job.failing
@@ -198,11 +202,7 @@ async def test_a_bucket(
         await _again(trail, made, bucket, now)
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
         await trail.db.execute("DELETE FROM audit_watermarks WHERE name = 'parquet-hourly'")
-        wrong = made(
-            AUDIT_EXPORT_S3_BUCKET="audit-of-ours",
-            AUDIT_EXPORT_S3_ENDPOINT=bucket.url,
-            AUDIT_EXPORT_S3_REGION=REGION,
-        )
+        wrong = to_bucket(made, bucket)
         async with exporting(wrong):
             await _counted(wrong, "errors")
         assert bucket.refused[-1] == "SignatureDoesNotMatch"
@@ -223,11 +223,7 @@ async def _counted(job: Export, name: str) -> None:
 async def _again(trail: Trail, made: Made, bucket: S3, now: datetime) -> None:
     """Export an hour once more: the bucket keeps what it has."""
     await trail.db.execute("DELETE FROM audit_watermarks WHERE name = 'parquet-hourly'")
-    job = made(
-        AUDIT_EXPORT_S3_BUCKET="audit-of-ours",
-        AUDIT_EXPORT_S3_ENDPOINT=bucket.url,
-        AUDIT_EXPORT_S3_REGION=REGION,
-    )
+    job = to_bucket(made, bucket)
     async with exporting(job):
         await done(trail, now)
     assert (job.events, job.errors, bucket.refused[-1]) == (0, 0, "PreconditionFailed")

@@ -98,13 +98,14 @@ async def receiver(tmp_path: Path) -> AsyncIterator[Receiver]:
 
 
 class SyslogReceiver:
-    """Reads frames of RFC 5425; ``deaf``: closes each connection at once."""
+    """Reads frames of RFC 5425; ``deaf``: takes connections, and reads nothing."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.port = folder, 0
         self.messages: list[bytes] = []
         self.connections = 0
-        self.deaf = False
+        self.deaf = asyncio.Event()
+        self._stopped = asyncio.Event()
         self._tls = certificate(folder, HOST)
         self._server: asyncio.Server | None = None
         self._writers: list[asyncio.StreamWriter] = []
@@ -116,8 +117,9 @@ class SyslogReceiver:
     async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         self._writers.append(writer)
-        if self.deaf:
-            writer.close()
+        if self.deaf.is_set():
+            await self._stopped.wait()
+            writer.transport.abort()
             return
         with contextlib.suppress(asyncio.IncompleteReadError, OSError):
             while True:
@@ -132,6 +134,7 @@ class SyslogReceiver:
         self._writers.clear()
 
     async def stop(self) -> None:
+        self._stopped.set()
         if self._server is not None:
             self._server.close()
             self.hang_up()

@@ -179,10 +179,24 @@ async def test_a_receiver_that_has_gone_is_noticed(syslog: SyslogReceiver) -> No
     await eventually(sent_again)
     await received(syslog, 2)
     assert syslog.connections == 2
+    sink.reopen()
+    await sink.send([record("b")])
+    await received(syslog, 3)
+    assert syslog.connections == 3
     await syslog.stop()
     sink.reopen()
     with pytest.raises(Away):
         await sink.send([record("c")])
+    await sink.close()
+
+
+async def test_a_receiver_that_does_not_read(syslog: SyslogReceiver) -> None:
+    """Its kernel takes what it can hold; what it cannot is not handed over."""
+    syslog.deaf.set()
+    sink = to_syslog(syslog, timeout=0.5)
+    long = Record("a", AT, "token_exchange", False, b"x" * 20_000_000)
+    with pytest.raises(Away, match="TimeoutError"):
+        await sink.send([long])
     await sink.close()
 
 
@@ -192,6 +206,7 @@ async def test_no_receiver_we_trust(syslog: SyslogReceiver, tmp_path: Path) -> N
     sink = Syslog(HOST, syslog.port, timeout=5, tls=trusting(other.folder))
     with pytest.raises(Away, match="SSL"):
         await sink.send([record("a")])
+    await sink.close()
     assert syslog.messages == []
 
 

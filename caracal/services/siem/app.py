@@ -50,7 +50,7 @@ def create_app(settings: Settings) -> App:
             sink = _sink(settings)
             stack.push_async_callback(sink.close)
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, sink.reopen)
-            redis = connect(settings.redis_url, connections=2)
+            redis = connect(settings.redis_url, connections=20)
             stack.push_async_callback(redis.aclose)
             siem = Siem(settings, sink, redis)
             tasks = [asyncio.create_task(job) for job in (siem.exporter.run(), siem.look())]

@@ -6,7 +6,6 @@ acknowledged every byte; what it had not read when it died is lost there, as RFC
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import os
 import re
@@ -15,90 +14,96 @@ import ssl
 import struct
 import sys
 import termios
+import time
 from collections.abc import Sequence
 
 from caracal import clock
+from caracal.services.siem.blocking import BlockingSink
 from caracal.services.siem.record import Record
-from caracal.services.siem.sink import Away
 
 PORT = 6514
 _AUDIT = 13 * 8  # facility "log audit" (RFC 5424, section 6.2.1)
 _WARNING, _INFORMATIONAL = 4, 6
 _UNFIT = re.compile(r"[^!-~]")
-_LOOK_SECONDS = 0.01
+_LOOK_SECONDS = 0.005
+_READS = 16
 
 
 def message(record: Record, host: str, process: int) -> bytes:
     """Return a record as a syslog message in its frame."""
-    severity = _WARNING if record.denied else _INFORMATIONAL
-    name, kind = (
-        _UNFIT.sub("_", text)[:size] or "-" for text, size in ((host, 255), (record.kind, 32))
-    )
+    priority = _AUDIT + (_WARNING if record.denied else _INFORMATIONAL)
     head = (
-        f"<{_AUDIT + severity}>1 {clock.rfc3339(record.moment)} {name} caracal {process} {kind} - "
+        f"<{priority}>1 {clock.rfc3339(record.moment)} {_word(host, 255)} caracal {process}"
+        f" {_word(record.kind, 32)} - "
     )
     line = head.encode() + record.body
     return b"%d %s" % (len(line), line)
 
 
-class Syslog:
+def _word(text: str, size: int) -> str:
+    """Return a text as a header's field has it: printable ASCII, no space."""
+    return _UNFIT.sub("_", text)[:size] or "-"
+
+
+class Syslog(BlockingSink):
     """Writes to one receiver, on a connection that is opened when it is needed."""
 
     def __init__(self, host: str, port: int, *, timeout: float, tls: ssl.SSLContext) -> None:
-        """``timeout`` in seconds: for the connection, and for a batch."""
+        """``timeout`` in seconds: to connect, and to write a batch."""
+        super().__init__()
         self._host, self._port, self._timeout, self._tls = host, port, timeout, tls
         self._us = socket.gethostname()
-        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._line: ssl.SSLSocket | None = None
 
-    async def send(self, records: Sequence[Record]) -> None:
+    def write(self, records: Sequence[Record]) -> None:
         """Write a batch, and wait until the receiver's kernel has it."""
-        frames = b"".join(message(record, self._us, os.getpid()) for record in records)
-        try:
-            async with asyncio.timeout(self._timeout):
-                reader, writer = await self._connected()
-                writer.write(frames)
-                await writer.drain()
-                await _received(reader, writer)
-        except (OSError, TimeoutError) as error:
-            self.reopen()
-            raise Away(type(error).__name__) from error
-
-    async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        if self._streams is not None and self._streams[0].at_eof():
-            self.reopen()  # a receiver that has gone takes what is written without a word
-        if self._streams is None:
-            reader, writer = await asyncio.open_connection(self._host, self._port, ssl=self._tls)
-            writer.transport.set_write_buffer_limits(0)  # so that drain means: the kernel has it
-            self._streams = reader, writer
-        return self._streams
-
-    def reopen(self) -> None:
-        """Drop the connection; the next batch opens one."""
-        if self._streams is not None:
-            self._streams[1].transport.abort()
-            self._streams = None
-
-    async def close(self) -> None:
-        """Drop the connection."""
-        self.reopen()
-
-
-async def _received(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Wait until nothing that was written is unacknowledged.
-
-    Raises:
-        ConnectionError: the receiver has closed the connection meanwhile.
-    """
-    while True:
-        if reader.at_eof() or writer.is_closing():
+        line = self._connected()
+        line.sendall(b"".join(message(record, self._us, os.getpid()) for record in records))
+        until = time.monotonic() + self._timeout
+        while _unacknowledged(line):
+            if time.monotonic() >= until:
+                raise TimeoutError("the receiver does not take it")
+            time.sleep(_LOOK_SECONDS)
+        if self._has_gone(line):
             raise ConnectionResetError("the receiver has gone")
-        if not _unacknowledged(writer):
-            return
-        await asyncio.sleep(_LOOK_SECONDS)
+
+    def _connected(self) -> ssl.SSLSocket:
+        if self._line is not None and self._has_gone(self._line):
+            self.let_go()
+        if self._line is None:
+            plain = socket.create_connection((self._host, self._port), self._timeout)
+            try:
+                self._line = self._tls.wrap_socket(plain, server_hostname=self._host)
+            except BaseException:
+                plain.close()
+                raise
+        return self._line
+
+    def _has_gone(self, line: ssl.SSLSocket) -> bool:
+        """Say whether the receiver has closed: it would take what is written without a word.
+
+        What it says otherwise (tickets of TLS 1.3) is read past.
+        """
+        line.setblocking(False)
+        try:
+            return any(not line.recv(4096) for _ in range(_READS))
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return False
+        except OSError:
+            return True
+        finally:
+            line.settimeout(self._timeout)
+
+    def let_go(self) -> None:
+        """Drop the connection; the next batch opens one."""
+        line, self._line = self._line, None
+        if line is not None:
+            line.close()
 
 
-def _unacknowledged(writer: asyncio.StreamWriter) -> int:
+def _unacknowledged(line: socket.socket) -> int:
+    """Return how many bytes the receiver's kernel has not acknowledged."""
     if sys.platform != "linux":
         return 0  # no other system tells
-    left = fcntl.ioctl(writer.get_extra_info("socket").fileno(), termios.TIOCOUTQ, b"\0" * 4)
+    left = fcntl.ioctl(line.fileno(), termios.TIOCOUTQ, b"\0" * 4)
     return int(struct.unpack("i", left)[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import logging
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 
@@ -44,6 +45,8 @@ class Webhook:
         self, url: str, *, token: str, form: str, timeout: float, tls: ssl.SSLContext
     ) -> None:
         """``form``: ``jsonl`` or ``hec``; ``timeout`` in seconds, of one call."""
+        for name in ("httpx", "httpcore"):  # they tell URLs, which may hold a key
+            logging.getLogger(name).setLevel(logging.WARNING)
         scheme, content, self._body = _FORMS[form]
         self._url, self._timeout = url, timeout
         self._headers = {"Content-Type": content, "User-Agent": "caracal"}

@@ -34,7 +34,7 @@ def create_app(settings: Settings) -> App:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(exporting(settings, health))
             connections = await stack.enter_async_context(pool(settings))
-            redis = connect(settings.redis_url, connections=2)
+            redis = connect(settings.redis_url, connections=20)
             stack.push_async_callback(redis.aclose)
             admin.open(connections, redis)
             relay, runners = _relay(settings), _runners(settings)
