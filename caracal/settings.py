@@ -79,6 +79,8 @@ def _url(*schemes: str) -> BeforeValidator:
 
 
 def _sink(text: str) -> str:
+    if not _is_word(text):
+        raise ValueError("must be a URL of printable ASCII characters")
     parts = urlsplit(text)
     _ = parts.port  # out of range: a ValueError, too
     if parts.scheme in ("https", "http") and parts.hostname:
@@ -90,6 +92,10 @@ def _sink(text: str) -> str:
     if text == "stdout:":
         return text
     raise ValueError("must be https://…, syslog+tls://host:port, file:///path or stdout:")
+
+
+def _is_word(text: str) -> bool:
+    return text.isascii() and text.isprintable() and " " not in text
 
 
 def _hosts(text: str | frozenset[str]) -> frozenset[str]:
@@ -410,6 +416,8 @@ def _siem(settings: Settings) -> None:
         return
     if (settings.siem_sink_cert_file is None) != (settings.siem_sink_key_file is None):
         raise ValueError("SIEM_SINK_CERT_FILE and SIEM_SINK_KEY_FILE go together")
+    if not _is_word(settings.siem_sink_token):
+        raise ValueError("SIEM_SINK_TOKEN must be of printable ASCII characters")
     plain = settings.siem_sink_url.startswith("http:")
     if settings.is_runtime and plain and not _is_safe_hop(settings.siem_sink_url):
         raise ValueError("SIEM_SINK_URL must be https, unless its host is loopback or has no dot")

@@ -320,6 +320,8 @@ def test_frozen_and_silent_about_secrets() -> None:
         ("stdout", "SIEM_SINK_URL: must be https://"),
         ("ftp://siem.example", "SIEM_SINK_URL: must be https://"),
         ("https:///in", "SIEM_SINK_URL: must be https://"),
+        ("https://siem.example/\u00fc", "SIEM_SINK_URL: must be a URL of printable"),
+        ("https://siem.example:99999/in", "SIEM_SINK_URL: Port out of range"),
     ],
 )
 def test_where_siem_may_send_to(url: str, told: str | None) -> None:
@@ -334,6 +336,7 @@ def test_where_siem_may_send_to(url: str, told: str | None) -> None:
 def test_siem_settings_that_go_together() -> None:
     half = DEV | {"SIEM_SINK_CERT_FILE": __file__}
     assert "go together" in refusal("siem", half)
+    assert "SIEM_SINK_TOKEN must" in refusal("siem", DEV | {"SIEM_SINK_TOKEN": "two\nlines"})
     both = DEV | {"AUDIT_EXPORT_DIR": "/x", "AUDIT_EXPORT_S3_BUCKET": "x"}
     assert "only one of them" in refusal("worker", both)
     assert "secret-of-sink" not in repr(load_settings("siem", DEV))

@@ -18,7 +18,7 @@ from caracal.projections.audit_chain import ChainReport, Link, Walk
 from caracal.projections.audit_row import COLUMNS, Row
 
 ROW_GROUP = 10_000
-_GROUP_BYTES = 16 * 2**20
+_GROUP_BYTES = 8 * 2**20
 _PAGE = 1_000
 _CLASS = {
     "class_uid": 6003,

@@ -31,7 +31,7 @@ from caracal.services.worker.export_store import Directory
 from caracal.settings import load_settings
 from caracal.tasks import cancelled
 from tests.audit.s3 import ACCESS, REGION, S3, SECRET, s3
-from tests.audit.trail import KEYS, Trail, decided, ingest
+from tests.audit.trail import KEYS, Trail, decided, ingest, well_within_the_hour
 from tests.backbone import eventually
 
 CONTRACT = (
@@ -69,6 +69,7 @@ async def exporting(*jobs: Export) -> AsyncIterator[None]:
 
 
 async def this_hour(trail: Trail) -> datetime:
+    await well_within_the_hour(trail.db)
     (row,) = await trail.query("SELECT date_trunc('hour', now(), 'UTC') AS hour")
     return row["hour"].astimezone(UTC)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from redis.asyncio import Redis
 
+from caracal.events.store import audit_topic
 from caracal.events.store.audit_entry import encode
 from caracal.events.store.audit_topic import LEDGER_GROUP, Trimmed, backlog, trim
 from caracal.events.topics import AUDIT, SIEM_GROUP
@@ -93,15 +94,18 @@ async def test_a_group_idle_for_a_day_stops_counting(trail: Trail, ingestor: Ing
 
 
 @pytest.mark.usefixtures("exporting")
-async def test_what_another_group_holds_back_is_bounded(trail: Trail, ingestor: Ingestor) -> None:
+async def test_what_another_group_holds_back_is_bounded(
+    trail: Trail, ingestor: Ingestor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The ledger has them: they go, the oldest first, before nothing is allowed any more."""
-    entry_ids = await committed(trail, ingestor, 2500)
+    monkeypatch.setattr(audit_topic, "_TRIM_AT_ONCE", 20)
+    entry_ids = await committed(trail, ingestor, 100)
     unknown = await trail.put(decided())
-    assert await trim(trail.redis, trail.db, hold=2000) == Trimmed(1, passed_over=501)
-    assert await trail.on_topic() == [*entry_ids[501:], *unknown]
-    assert await trim(trail.redis, trail.db, hold=500) == Trimmed(0, passed_over=1500)
+    assert await trim(trail.redis, trail.db, hold=70) == Trimmed(1, passed_over=31)
+    assert await trail.on_topic() == [*entry_ids[31:], *unknown]
+    assert await trim(trail.redis, trail.db, hold=20) == Trimmed(0, passed_over=50)
     # … and what the ledger has not stays, however little may be held.
-    assert await trim(trail.redis, trail.db, hold=0) == Trimmed(0, passed_over=499)
+    assert await trim(trail.redis, trail.db, hold=0) == Trimmed(0, passed_over=19)
     assert await trail.on_topic() == unknown
 
 

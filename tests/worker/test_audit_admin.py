@@ -236,9 +236,6 @@ async def test_refusals(worker: httpx.AsyncClient) -> None:
         assert answer.json()["requestId"]
     answer = await worker.post("search")
     assert (answer.status_code, answer.headers["Allow"]) == (405, "GET")
-
-
-async def test_who_may_ask(worker: httpx.AsyncClient) -> None:
     for given in ("", "Bearer", "Bearer wrong", f"Basic {TOKEN}", f"bearer {TOKEN}", TOKEN):
         for path in ("search?zone_id=z", "dlq", "none"):
             answer = await worker.get(path, headers={"Authorization": given})
