@@ -120,7 +120,7 @@ def ingestor(database_url: str, redis_url: str) -> Ingestor:
 
 
 async def well_within_the_hour(db: AsyncConnection[Any]) -> None:
-    """Wait, if the hour is about to end, until the next one has begun: it must not end meanwhile."""
+    """Wait for the next hour when this one is about to end: it must not end meanwhile."""
 
     async def within() -> bool:
         cursor = await db.execute(
