@@ -121,6 +121,10 @@ class Product:
         finally:
             os.kill(self._pids[name], signal.SIGCONT)
 
+    def hang_up(self, name: str) -> None:
+        """Send SIGHUP to a process."""
+        os.kill(self._pids[name], signal.SIGHUP)
+
     def kill_redis(self) -> None:
         """End Redis by SIGKILL; it is not reaped before ``servers.restart_valkey``."""
         os.kill(self.servers.valkey_pid, signal.SIGKILL)

@@ -100,6 +100,9 @@ async def test_each_service_does_its_work_as_its_own_user(product: Product, tena
         return status == 200 and (body["lag"], body["dead_letters"]) == (0, 1)
 
     await eventually(copied, seconds=30)
+    product.hang_up("siem")  # logrotate's word; by default a process would end of it
+    assert await product.readiness("siem")
+    product.assert_alive()
     lines = (product.directory / "siem.jsonl").read_text().splitlines()
     assert {json.loads(line)["class_uid"] for line in lines} == {3004, 6003}
     assert refused(product) == []
