@@ -37,7 +37,7 @@ def serve(
 
 def _serve(service: Service, workers: int, overrides: dict[str, str]) -> int:
     if service in ("worker", "siem") and workers > 1:
-        raise StartError(f"{service} is one process; start another one beside it")
+        raise StartError(f"the {service} is one process; start another one beside it")
     settings = load_settings(service, overrides)
     listener = run.bind(settings.host, settings.port)
     create_app = run.app_factory(service)
