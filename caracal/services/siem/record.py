@@ -42,6 +42,7 @@ METADATA = frozenset(
         "log_position",
         "engine_version",
         "shadow_evaluation_status",
+        "subject_check",
         "active_decision",
         "active_policy_set_version_id",
         "jti",
