@@ -28,8 +28,9 @@ from pydantic_settings import (
 
 from caracal.errors import StartError
 
-Service = Literal["api", "sts", "coordinator", "gateway", "worker"]
-SERVICES: tuple[Service, ...] = get_args(Service)
+Service = Literal["api", "sts", "coordinator", "gateway", "worker", "siem"]
+SERVICES: tuple[Service, ...] = tuple(name for name in get_args(Service) if name != "siem")
+"""Those of every stack; ``siem`` is there when it has somewhere to send to."""
 
 PORTS: Mapping[Service, int] = {
     "api": 3000,
@@ -37,6 +38,7 @@ PORTS: Mapping[Service, int] = {
     "coordinator": 4000,
     "gateway": 8081,
     "worker": 9090,
+    "siem": 9091,
 }
 KEY_BYTES = 32  # least length of an HMAC key
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0}
@@ -74,6 +76,26 @@ def _url(*schemes: str) -> BeforeValidator:
         return text.rstrip("/") if "http" in schemes else text
 
     return BeforeValidator(check)
+
+
+def _sink(text: str) -> str:
+    if not _is_word(text):
+        raise ValueError("must be a URL of printable ASCII characters")
+    parts = urlsplit(text)
+    _ = parts.port  # out of range: a ValueError, too
+    if parts.scheme in ("https", "http") and parts.hostname:
+        return text
+    if parts.scheme == "syslog+tls" and parts.hostname and not parts.path.strip("/"):
+        return text
+    if parts.scheme == "file" and not parts.netloc and parts.path.startswith("/"):
+        return text
+    if text == "stdout:":
+        return text
+    raise ValueError("must be https://…, syslog+tls://host:port, file:///path or stdout:")
+
+
+def _is_word(text: str) -> bool:
+    return text.isascii() and text.isprintable() and " " not in text
 
 
 def _hosts(text: str | frozenset[str]) -> frozenset[str]:
@@ -226,11 +248,35 @@ class Settings(BaseSettings):
     audit_ready_lag_max: Limit = 0
     audit_ready_pel_oldest_secs_max: Limit = 0
     audit_admin_token: str = _secret()
+    siem_backlog_max: Count = 500_000
+    audit_export_dir: Path | None = None
+    audit_export_s3_bucket: str = ""
+    audit_export_s3_endpoint: HttpUrl = ""
+    audit_export_s3_region: str = "us-east-1"
+
+    # SIEM
+    siem_sink_url: Annotated[str, BeforeValidator(_sink)] = _secret()
+    siem_sink_token: str = _secret()
+    siem_sink_format: Annotated[Literal["jsonl", "hec"], BeforeValidator(_lower)] = "jsonl"
+    siem_sink_ca_file: FilePath | None = None
+    siem_sink_cert_file: FilePath | None = None
+    siem_sink_key_file: FilePath | None = None
+    siem_sink_timeout: Duration = 10.0
+    siem_topics: Annotated[Literal["audit", "all"], BeforeValidator(_lower)] = "audit"
+    siem_batch_max: Annotated[int, Field(ge=1, le=5000)] = 500
+    siem_batch_bytes: Count = 1_048_576
+    siem_claim_idle_secs: Count = 30
+    siem_ready_lag_max: Limit = 0
 
     @property
     def is_runtime(self) -> bool:
         """Whether this is no development set-up: nothing may be missing or lax."""
         return self.caracal_mode == "runtime"
+
+    @property
+    def exports(self) -> bool:
+        """Whether the ledger is exported."""
+        return self.audit_export_dir is not None or bool(self.audit_export_s3_bucket)
 
     @classmethod
     def settings_customise_sources(
@@ -254,7 +300,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
-        for rule in (_required, _key_rings, _lax, _api, _gateway):
+        for rule in (_required, _key_rings, _lax, _api, _gateway, _export, _siem):
             rule(self)
         return self
 
@@ -300,6 +346,7 @@ _REQUIRED: Mapping[Service, tuple[str, ...]] = {
     "coordinator": ("issuer_url", "sts_url"),
     "gateway": ("sts_url",),
     "worker": (),
+    "siem": ("siem_sink_url",),
 }
 _REQUIRED_IN_RUNTIME: Mapping[Service, tuple[str, ...]] = {
     "api": ("audit_hmac_key",),
@@ -307,12 +354,15 @@ _REQUIRED_IN_RUNTIME: Mapping[Service, tuple[str, ...]] = {
     "coordinator": ("audit_hmac_key",),
     "gateway": ("audit_hmac_key", "gateway_sts_hmac_key", "tls_cert_file", "tls_key_file"),
     "worker": ("streams_hmac_key", "audit_hmac_key"),
+    "siem": ("audit_hmac_key",),
 }
 _LAX = ("caracal_local_bootstrap_enabled", "insecure_http", "insecure_sts", "jti_fail_open")
 
 
 def _required(settings: Settings) -> None:
     always = ("database_url", "redis_url", "facts_hmac_key") + _REQUIRED[settings.service]
+    if settings.service == "siem":
+        always = always[1:]  # it has no business in the database
     names = [name for name in always if settings.is_runtime or name != "facts_hmac_key"]
     if settings.is_runtime:
         names += _REQUIRED_IN_RUNTIME[settings.service]
@@ -354,6 +404,23 @@ def _gateway(settings: Settings) -> None:
     private = settings.allow_private_upstreams == "true" and not settings.upstream_host_allowlist
     if settings.is_runtime and private:
         raise ValueError("ALLOW_PRIVATE_UPSTREAMS=true needs UPSTREAM_HOST_ALLOWLIST")
+
+
+def _export(settings: Settings) -> None:
+    if settings.audit_export_dir is not None and settings.audit_export_s3_bucket:
+        raise ValueError("AUDIT_EXPORT_DIR and AUDIT_EXPORT_S3_BUCKET: only one of them")
+
+
+def _siem(settings: Settings) -> None:
+    if settings.service != "siem":
+        return
+    if (settings.siem_sink_cert_file is None) != (settings.siem_sink_key_file is None):
+        raise ValueError("SIEM_SINK_CERT_FILE and SIEM_SINK_KEY_FILE go together")
+    if not _is_word(settings.siem_sink_token):
+        raise ValueError("SIEM_SINK_TOKEN must be of printable ASCII characters")
+    plain = settings.siem_sink_url.startswith("http:")
+    if settings.is_runtime and plain and not _is_safe_hop(settings.siem_sink_url):
+        raise ValueError("SIEM_SINK_URL must be https, unless its host is loopback or has no dot")
 
 
 def _is_safe_hop(url: str) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from caracal.errors import StartError
-from caracal.settings import SERVICES, Service, Settings, load_settings
+from caracal.settings import PORTS, SERVICES, Service, Settings, load_settings
 
 KEY_A, KEY_B = "aa" * 32, "bb" * 32
 BASE = {
@@ -17,6 +17,7 @@ BASE = {
     "ISSUER_URL": "http://127.0.0.1:8080",
     "STS_URL": "http://127.0.0.1:8080/",
     "ZONE_KEK": KEY_A,
+    "SIEM_SINK_URL": "https://siem.example/in?key=secret-of-sink",
 }
 DEV = BASE | {"CARACAL_MODE": "dev"}
 KEYS = {
@@ -57,6 +58,7 @@ def refusal(service: Service, given: dict[str, str]) -> str:
         ("coordinator", 4000, 15000, 10000),
         ("gateway", 8081, 25000, 15000),
         ("worker", 9090, 15000, 15000),
+        ("siem", 9091, 15000, 15000),
     ],
 )
 def test_each_service_has_its_defaults(
@@ -94,7 +96,8 @@ def test_caracal_env_is_an_alias(monkeypatch: pytest.MonkeyPatch) -> None:
     ("service", "name"),
     [(service, name) for service in SERVICES for name in ("DATABASE_URL", "REDIS_URL")]
     + [("api", "ZONE_KEK"), ("sts", "ZONE_KEK"), ("sts", "ISSUER_URL")]
-    + [("coordinator", "ISSUER_URL"), ("coordinator", "STS_URL"), ("gateway", "STS_URL")],
+    + [("coordinator", "ISSUER_URL"), ("coordinator", "STS_URL"), ("gateway", "STS_URL")]
+    + [("siem", "REDIS_URL"), ("siem", "SIEM_SINK_URL")],
 )
 def test_missing_always_refused(service: Service, name: str) -> None:
     assert refusal(service, DEV | {name: ""}) == f"{name} is required"
@@ -105,7 +108,8 @@ def test_missing_always_refused(service: Service, name: str) -> None:
     [(service, "FACTS_HMAC_KEY") for service in SERVICES]
     + [("worker", "STREAMS_HMAC_KEY"), ("worker", "AUDIT_HMAC_KEY")]
     + [("api", "AUDIT_HMAC_KEY"), ("sts", "AUDIT_HMAC_KEY"), ("sts", "GATEWAY_STS_HMAC_KEY")]
-    + [("gateway", "AUDIT_HMAC_KEY"), ("gateway", "GATEWAY_STS_HMAC_KEY")],
+    + [("gateway", "AUDIT_HMAC_KEY"), ("gateway", "GATEWAY_STS_HMAC_KEY")]
+    + [("siem", "AUDIT_HMAC_KEY"), ("siem", "FACTS_HMAC_KEY")],
 )
 def test_missing_refused_in_runtime_mode_only(
     service: Service, name: str, tls: dict[str, str]
@@ -301,6 +305,43 @@ def test_frozen_and_silent_about_secrets() -> None:
         assert secret not in shown
 
 
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("https://siem.example/in", None),
+        ("http://collector:8088/x", None),
+        ("http://siem.example/in", "SIEM_SINK_URL must be https, unless its host"),
+        ("syslog+tls://siem.example:6514", None),
+        ("syslog+tls://siem.example/path", "SIEM_SINK_URL: must be https://"),
+        ("syslog+tls:///", "SIEM_SINK_URL: must be https://"),
+        ("file:///var/log/caracal.jsonl", None),
+        ("file://host/var/log", "SIEM_SINK_URL: must be https://"),
+        ("stdout:", None),
+        ("stdout", "SIEM_SINK_URL: must be https://"),
+        ("ftp://siem.example", "SIEM_SINK_URL: must be https://"),
+        ("https:///in", "SIEM_SINK_URL: must be https://"),
+        ("https://siem.example/\u00fc", "SIEM_SINK_URL: must be a URL of printable"),
+        ("https://siem.example:99999/in", "SIEM_SINK_URL: Port out of range"),
+    ],
+)
+def test_where_siem_may_send_to(url: str, told: str | None) -> None:
+    given = RUNTIME | {"SIEM_SINK_URL": url}
+    if told is None:
+        settings = load_settings("siem", given | {"DATABASE_URL": ""})
+        assert settings.siem_sink_url == url
+    else:
+        assert refusal("siem", given).startswith(told)
+
+
+def test_siem_settings_that_go_together() -> None:
+    half = DEV | {"SIEM_SINK_CERT_FILE": __file__}
+    assert "go together" in refusal("siem", half)
+    assert "SIEM_SINK_TOKEN must" in refusal("siem", DEV | {"SIEM_SINK_TOKEN": "two\nlines"})
+    both = DEV | {"AUDIT_EXPORT_DIR": "/x", "AUDIT_EXPORT_S3_BUCKET": "x"}
+    assert "only one of them" in refusal("worker", both)
+    assert "secret-of-sink" not in repr(load_settings("siem", DEV))
+
+
 GUIDE = Path(__file__).parents[1] / "docs/settings.md"
 OWN = {"HOST", "PORT"}  # their defaults are the service's or the mode's
 
@@ -322,7 +363,7 @@ def _said(default: object) -> str:
     return str(default) if isinstance(default, int | str) else ""
 
 
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("service", PORTS)
 def test_a_service_starts_with_what_the_guide_gives_it(service: Service) -> None:
     """The table of docs/production.md is enough, and nothing of it may be left out."""
     given = RUNTIME | {"TLS_CERT_FILE": __file__, "TLS_KEY_FILE": __file__}

@@ -45,7 +45,7 @@ class _Commands(LazyGroup):
         "policy-set": Place("policy_set:policy_set", "Which policies are in force.", _LAW),
         "template": Place("template:template", "Policies to begin with.", _LAW),
         "challenge": Place("challenge:challenge", "What waits for a person's approval.", _LAW),
-        "audit": Place("audit:audit", "What was decided, why, and would be again.", _PROOF),
+        "audit": Place("audit_verify:audit", "What was decided, why, and would be again.", _PROOF),
         "admin-audit": Place("admin_audit:admin_audit", "What administrators did.", _PROOF),
         "flow": Place("flow:flow", "Show how events flow.", _CARE),
         "topics": Place("topics:topics", "List topics, their length, lag and readers.", _CARE),

@@ -16,11 +16,12 @@ from caracal.cli.running import DEFAULT_DATA_DIR, DataDir
 from caracal.cli.show import Output
 from caracal.cli.target import settings_of_running_stack
 from caracal.cli.up import exit_code
-from caracal.events.store import dead_letters
+from caracal.events.store import audit_dead, dead_letters
 from caracal.events.store.redis import connect
-from caracal.events.topics import TOPICS
+from caracal.events.topics import AUDIT_DEAD, SIEM_DEAD, TOPICS
 from caracal.projections import PROJECTIONS, parking
 from caracal.projections.projection import Projection
+from caracal.stream_signature import Keyring
 
 dead = typer.Typer(help="Parked aggregates and dead letters.", no_args_is_help=True)
 _COLUMNS = ("what", "where", "id", "position", "error")
@@ -43,11 +44,23 @@ def show(aggregate_id: Thing, json: AsJson = False, data_dir: DataDir = DEFAULT_
 @dead.command()
 def replay(
     aggregate_id: Annotated[str | None, typer.Argument(help="One aggregate; all without.")] = None,
+    audit: Annotated[
+        bool,
+        typer.Option("--audit", help="Entries of the audit topic that the database refused."),
+    ] = False,
+    limit: Annotated[int, typer.Option(min=1, help="With --audit: so many at most.")] = 1000,
     json: AsJson = False,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Apply parked aggregates again, from the log. Exit code 1: one is still parked."""
-    _run(_replay(Output(json), data_dir, aggregate_id))
+    """Apply parked aggregates again, from the log. Exit code 1: one is still parked.
+
+    With --audit: add audit entries again that the database refused for good. What never verified,
+    or contradicts the ledger, is left where it is.
+    """
+    out = Output(json)
+    if audit and aggregate_id is not None:
+        raise typer.BadParameter("--audit is for no aggregate")
+    _run(_replay_audit(out, data_dir, limit) if audit else _replay(out, data_dir, aggregate_id))
 
 
 def _run(command: Coroutine[Any, Any, int]) -> None:
@@ -84,6 +97,17 @@ async def _list(out: Output, data_dir: Path) -> int:
                     "error": letter.get("error", "?"),
                 }
                 for entry_id, letter in await dead_letters.newest(redis, topic, 10)
+            ]
+        for name in (AUDIT_DEAD, SIEM_DEAD):
+            rows += [
+                {
+                    "what": "dead letter",
+                    "where": name,
+                    "id": letter.id,
+                    "position": letter.fields.get("src_id"),
+                    "error": letter.fields.get("reason", "?"),
+                }
+                for letter in await audit_dead.newest(redis, 10, name)
             ]
     out.rows(rows, _COLUMNS, "Nothing is parked, and there are no dead letters.")
     return 0
@@ -124,6 +148,17 @@ async def _replay(out: Output, data_dir: Path, aggregate_id: str | None) -> int:
     shown = [{**each, "outcome": "still parked" if each["error"] else "released"} for each in done]
     out.rows(shown, ("projection", "id", "outcome", "error"), "Nothing is parked.")
     return int(any(each["error"] for each in done))
+
+
+async def _replay_audit(out: Output, data_dir: Path, limit: int) -> int:
+    settings = settings_of_running_stack(data_dir)
+    redis = connect(settings.redis_url)
+    async with redis:
+        done = await audit_dead.replay(
+            redis, settings.audit_hmac_key, Keyring(settings.facts_hmac_key), limit=limit
+        )
+    out.record({"scanned": done.scanned, "replayed": done.replayed, "skipped": done.skipped})
+    return 0
 
 
 def _projection(name: str) -> Projection:

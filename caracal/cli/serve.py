@@ -36,8 +36,8 @@ def serve(
 
 
 def _serve(service: Service, workers: int, overrides: dict[str, str]) -> int:
-    if service == "worker" and workers > 1:
-        raise StartError("the worker is one process; start another one for a standby")
+    if service in ("worker", "siem") and workers > 1:
+        raise StartError(f"the {service} is one process; start another one beside it")
     settings = load_settings(service, overrides)
     listener = run.bind(settings.host, settings.port)
     create_app = run.app_factory(service)

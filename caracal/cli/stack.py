@@ -1,4 +1,4 @@
-"""Everything on one machine: servers, the five services, and their way down.
+"""Everything on one machine: servers, the services, and their way down.
 
 The parent imports once and forks each service: five interpreters would import five times. It
 never has a thread or an event loop itself; the demo, too, is a process of its own.
@@ -44,9 +44,14 @@ from caracal.services.run import (
     prepare_servers,
     serve,
 )
-from caracal.settings import SERVICES, Service, Settings
+from caracal.settings import Service, Settings
 
-_WAY_DOWN = (("demo", "rebuild"), ("gateway",), ("sts", "coordinator", "api"), ("worker",))
+_WAY_DOWN = (
+    ("demo", "rebuild"),
+    ("gateway",),
+    ("sts", "coordinator", "api"),
+    ("worker", "siem"),
+)
 _STEP_DOWN = 2.0  # s for each of these; the sum and the servers stay below ten
 _ALL_DOWN = 9.0  # s
 _FAULT = r"^[\w.]+(Error|Exception)\b"  # the last line of a traceback
@@ -100,9 +105,9 @@ class Stack:
 
     def _start(self, directory: DataDir) -> None:
         (directory.path / "stack.json").unlink(missing_ok=True)
-        for service in SERVICES:
-            self._listeners[service] = _listen(self._options.ports[service])
-        factories = {service: self._create(service) for service in SERVICES}
+        for service, port in self._options.ports.items():
+            self._listeners[service] = _listen(port)
+        factories = {service: self._create(service) for service in self._options.ports}
         self._demo = _import_demo() if self._options.demo else None
         ports = {name: listener.getsockname()[1] for name, listener in self._listeners.items()}
         given = self._start_servers(directory)
@@ -116,8 +121,8 @@ class Stack:
             log, work = directory.log_path(service), self._work(service, create_app)
             self._watchdog.fork(service, work, log)
         self._close_listeners(but="sts")  # it may be started again, and calls wait for it
-        for service in SERVICES:
-            await_ready(service, url(self._settings[service]), lambda: self._check(directory))
+        for service, settings in self._settings.items():
+            await_ready(service, url(settings), lambda: self._check(directory))
         self._announce(directory)
 
     def _make_anew(self, directory: DataDir, names: Sequence[str]) -> None:
@@ -168,8 +173,8 @@ class Stack:
         write_private(directory.path / WORKER_URL, url(self._settings["worker"]))
         write_stack_json(directory.path / "stack.json", described)
         console = Console(highlight=False, soft_wrap=True)
-        for service in SERVICES:
-            console.print(f"[bold]{service:<12}[/bold] {url(self._settings[service])}")
+        for service, settings in self._settings.items():
+            console.print(f"[bold]{service:<12}[/bold] {url(settings)}")
         if self._demo is not None:
             demo = self._demo
             self._children.fork("demo", lambda: demo(described))

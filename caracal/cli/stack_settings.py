@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from caracal.errors import StartError
-from caracal.settings import SERVICES, Service, Settings, load_settings
+from caracal.settings import Service, Settings, load_settings
 
 HOST = "127.0.0.1"
 _TOKENS = ("CARACAL_ADMIN_TOKEN", "CARACAL_COORDINATOR_TOKEN")
@@ -48,7 +48,7 @@ def settings_of_stack(
     defaults = {**_DEFAULTS, "ISSUER_URL": sts, "API_URL": api}
     common = {name: value for name, value in defaults.items() if not is_given(name)}
     common |= {"HOST": HOST, "STS_URL": sts, **servers, **_key_files(keys)}
-    return {name: load_settings(name, common | {"PORT": str(ports[name])}) for name in SERVICES}
+    return {name: load_settings(name, common | {"PORT": str(port)}) for name, port in ports.items()}
 
 
 def _key_files(keys: Path) -> dict[str, str]:

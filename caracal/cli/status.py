@@ -31,6 +31,7 @@ def run(
     sts_url: Annotated[str | None, _url(envvar="CARACAL_STS_URL", help="STS.")] = None,
     gateway_url: Annotated[str | None, _url(envvar="CARACAL_GATEWAY_URL", help="Gateway.")] = None,
     worker_url: Annotated[str | None, _url(envvar="CARACAL_WORKER_URL", help="Worker.")] = None,
+    siem_url: Annotated[str | None, _url(envvar="CARACAL_SIEM_URL", help="SIEM process.")] = None,
 ) -> None:
     """Show of each service whether it is ready, and how far it is behind the others.
 
@@ -42,6 +43,7 @@ def run(
         "coordinator": cli.coordinator_url,
         "gateway": cli.url_of("gateway", gateway_url),
         "worker": cli.url_of("worker", worker_url),
+        "siem": cli.url_of("siem", siem_url),
     }
     rows = states({name: url for name, url in urls.items() if url})
     for row in rows:
@@ -108,11 +110,11 @@ def _dead_letters(redis_url: str | None) -> int | None:
         return None
     import redis
 
-    from caracal.events.topics import AUDIT_DEAD, TOPICS
+    from caracal.events.topics import AUDIT_DEAD, SIEM_DEAD, TOPICS
 
     try:
         with redis.Redis.from_url(redis_url, socket_timeout=2, socket_connect_timeout=2) as client:
-            names = [*(topic.dead for topic in TOPICS.values()), AUDIT_DEAD]
+            names = [*(topic.dead for topic in TOPICS.values()), AUDIT_DEAD, SIEM_DEAD]
             return sum(int(client.xlen(name)) for name in names)
     except (redis.RedisError, OSError):
         return None

@@ -10,6 +10,7 @@ import typer
 
 from caracal.cli.running import DEFAULT_DATA_DIR
 from caracal.cli.stack import Died, Options, Stack
+from caracal.cli.stack_settings import is_given
 from caracal.errors import StartError
 from caracal.settings import PORTS, SERVICES, Service
 
@@ -24,8 +25,8 @@ def up(
         int | None,
         typer.Option(
             min=0,
-            max=65531,
-            help="First of five ports: api, sts, coordinator, gateway, worker. 0: free ports.",
+            max=65530,
+            help="First port of api, sts, coordinator, gateway, worker, siem. 0: free ports.",
             show_default=False,
         ),
     ] = None,
@@ -34,16 +35,18 @@ def up(
     coordinator_port: Port = None,
     gateway_port: Port = None,
     worker_port: Port = None,
+    siem_port: Port = None,
     demo: Annotated[bool, typer.Option("--demo", help="Run the demo once all is ready.")] = False,
     once: Annotated[
         bool, typer.Option("--once", help="Stop when ready, or after the demo with its exit code.")
     ] = False,
 ) -> None:
     """Run everything on this machine: own servers unless DATABASE_URL, REDIS_URL name others."""
-    own = (api_port, sts_port, coordinator_port, gateway_port, worker_port)
+    own = (api_port, sts_port, coordinator_port, gateway_port, worker_port, siem_port)
     ports = {
         name: default_port(name, port_base) if port is None else port
-        for name, port in zip(SERVICES, own, strict=True)
+        for name, port in zip(PORTS, own, strict=True)
+        if name in SERVICES or is_given("SIEM_SINK_URL")
     }
     raise typer.Exit(exit_code(Stack(Options(data_dir, ports, demo, once)).run))
 
@@ -52,7 +55,7 @@ def default_port(service: Service, base: int | None) -> int:
     """Return the usual port, or the one that ``--port-base`` asks for."""
     if base is None:
         return PORTS[service]
-    return base and base + SERVICES.index(service)
+    return base and base + list(PORTS).index(service)
 
 
 def exit_code(run: Callable[[], int]) -> int:

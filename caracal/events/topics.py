@@ -34,8 +34,12 @@ AUDIT = "caracal.audit.events"
 AUDIT_DEAD = f"{AUDIT}.dlq"
 DEAD_MAXLEN = 100_000
 
-AUDIT_GROUPS = ("audit-ingestor",)
-"""Groups whose watermark the trimming of the audit topic respects."""
+SIEM_GROUP = "siem-export"
+SIEM_DEAD = "caracal.siem.dead"
+"""What the SIEM process would not send, or the sink would not have; of whatever topic."""
+
+AUDIT_GROUPS = ("audit-ingestor", SIEM_GROUP)
+"""Groups whose watermark the trimming of the audit topic respects; the first is the ledger's."""
 
 
 @dataclass(frozen=True, slots=True)

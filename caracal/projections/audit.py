@@ -43,6 +43,37 @@ async def list_decisions(
     return [_decision(row) for row in rows]
 
 
+async def search_decisions(
+    db: Db,
+    zone_id: str,
+    *,
+    since: datetime,
+    until: datetime | None,
+    after: int,
+    limit: int,
+    **equal: str | None,
+) -> list[dict[str, Any]]:
+    """Return a zone's decisions in the order of its chain, after the number ``after``.
+
+    ``since`` <= ``occurred_at`` < ``until``; ``equal`` may name ``decision`` and ``request_id``;
+    None does not filter.
+    """
+    given = {name: value for name, value in equal.items() if value is not None}
+    conditions = ["zone_id = %s", "chain_seq > %s", "occurred_at >= %s"]
+    values: list[Any] = [zone_id, after, since]
+    if until is not None:
+        conditions.append("occurred_at < %s")
+        values.append(until)
+    conditions += [f"{name} = %s" for name in given]
+    rows = await select(
+        db,
+        f"SELECT {_SHOWN}, chain_seq, content_sha256 FROM audit_events"
+        f" WHERE {' AND '.join(conditions)} ORDER BY chain_seq LIMIT %s",
+        [*values, *given.values(), limit],
+    )
+    return [_decision(row) for row in rows]
+
+
 async def trail_of_request(db: Db, zone_id: str, request_id: str) -> list[dict[str, Any]]:
     """Return what a request led to in a zone, oldest first: decisions, and facts it caused.
 

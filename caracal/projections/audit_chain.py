@@ -59,7 +59,9 @@ class ChainReport:
         return not self.findings
 
 
-class _Link(NamedTuple):
+class Link(NamedTuple):
+    """A row, and what it says of its place in the chain."""
+
     row: Row
     seq: int
     content_sha256: str
@@ -76,7 +78,7 @@ async def verify_chain(
     statements, so it may run beside the writer.
     """
     head = await _head(db, zone_id)  # before the rows: what is appended meanwhile is beyond it
-    walk = _Walk(zone_id, keys, await _before(db, zone_id, since))
+    walk = Walk(zone_id, keys, await _before(db, zone_id, since))
     async for link in _links(db, zone_id, walk.seq):
         await _pass_over_cuts(db, walk, link.seq)
         if not walk.is_cut(link.seq):
@@ -112,7 +114,7 @@ async def sweep(db: Db, keys: Keys, *, since: datetime | None = None) -> list[Ch
     return reports
 
 
-class _Walk:
+class Walk:
     """Goes from row to row; pure."""
 
     def __init__(self, zone_id: str, keys: Keys, before: tuple[int, str | None]) -> None:
@@ -121,7 +123,7 @@ class _Walk:
         self._cut_to = 0
         self._keys = keys
 
-    def step(self, link: _Link) -> None:
+    def step(self, link: Link) -> None:
         """Check one row against its content, its key, and the row before."""
         report = self.report
         for kind, detail in self._wrong(link):
@@ -151,7 +153,7 @@ class _Walk:
         """Say whether what we have passed over reaches to ``seq`` or beyond."""
         return seq <= self._cut_to
 
-    def _wrong(self, link: _Link) -> Iterator[tuple[str, str]]:
+    def _wrong(self, link: Link) -> Iterator[tuple[str, str]]:
         content, prev = link.row.content_sha256(), link.prev_content_sha256
         if content != link.content_sha256:
             yield "content_mismatch", f"is {content}, recorded {link.content_sha256}"
@@ -162,7 +164,7 @@ class _Walk:
         if not self._tied(link):
             yield "chain_hmac_mismatch", f"number {link.seq} is tied by none of the keys"
 
-    def _tied(self, link: _Link) -> bool:
+    def _tied(self, link: Link) -> bool:
         content, prev = link.content_sha256, link.prev_content_sha256
         ties = [chain_hmac(key, content, prev) for key in self._keys]
         return not ties or any(hmac.compare_digest(tie, link.chain_hmac) for tie in ties)
@@ -177,7 +179,7 @@ class _Walk:
             self.report.add("", "chain_end_mismatch", detail)
 
 
-async def _pass_over_cuts(db: Db, walk: _Walk, before: int) -> None:
+async def _pass_over_cuts(db: Db, walk: Walk, before: int) -> None:
     """Let what was dropped explain a gap. After the rows: they go when the cut comes."""
     if before > walk.seq + 1:
         for cut in await cuts_between(db, walk.report.zone_id, walk.seq, before):
@@ -211,12 +213,12 @@ async def _before(db: Db, zone_id: str, since: datetime | None) -> tuple[int, st
     return await cursor.fetchone() or (0, None)
 
 
-async def _links(db: Db, zone_id: str, after: int) -> AsyncIterator[_Link]:
+async def _links(db: Db, zone_id: str, after: int) -> AsyncIterator[Link]:
     while True:
         cursor = await db.execute(_WALK, (zone_id, after, _PAGE), prepare=True)
         rows = await cursor.fetchall()
         for row in rows:
-            yield _Link(Row(*row[: len(COLUMNS)]), *row[len(COLUMNS) :])
+            yield Link(Row(*row[: len(COLUMNS)]), *row[len(COLUMNS) :])
         if len(rows) < _PAGE:
             return
         after = rows[-1][len(COLUMNS)]

@@ -100,8 +100,15 @@ async def cuts_between(db: Db, zone_id: str, after: int, before: int) -> list[Cu
     return [Cut(*row) for row in await cursor.fetchall()]
 
 
-async def drop_before(db: Db, moment: datetime, keys: Keys) -> list[str]:
+EVERYTHING = datetime.max.replace(tzinfo=UTC)
+
+
+async def drop_before(
+    db: Db, moment: datetime, keys: Keys, *, exported: datetime = EVERYTHING
+) -> list[str]:
     """Drop the months that lie wholly before ``moment``; return the names of their tables.
+
+    A month with a row that came into the ledger at ``exported`` or later stays.
 
     Raises:
         psycopg.errors.LockNotAvailable: readers of the ledger do not let it happen just now; the
@@ -109,8 +116,7 @@ async def drop_before(db: Db, moment: datetime, keys: Keys) -> list[str]:
     """
     dropped = []
     for name, start, end in await _months(db):
-        if end <= moment:
-            await _drop(db, name, start, end, keys)
+        if end <= moment and await _drop(db, name, start, end, keys, exported):
             dropped.append(name)
     return dropped
 
@@ -125,15 +131,23 @@ async def _months(db: Db) -> list[tuple[str, datetime, datetime]]:
     return [(name, start, next_month(start)) for name, start in starts.items()]
 
 
-async def _drop(db: Db, name: str, start: datetime, end: datetime, keys: Keys) -> None:
+async def _drop(
+    db: Db, name: str, start: datetime, end: datetime, keys: Keys, exported: datetime
+) -> bool:
     """Drop a month; its cuts, and what read models have only of it, in the same transaction."""
     async with db.transaction():
         await db.execute("SET LOCAL lock_timeout = '1s'")  # who waits, makes others wait
         await db.execute(f"SELECT {LOCK}")
+        cursor = await db.execute(
+            f"SELECT EXISTS (SELECT FROM {name} WHERE ingested_at >= %s)", (exported,)
+        )
+        if (await cursor.fetchone() or (True,))[0]:
+            return False
         cursor = await db.execute(_RUNS.format(month=name))
         await _note(db, [Cut(*row) for row in await cursor.fetchall()], keys)
         await forget_refused(db, start, end)
         await db.execute(f"DROP TABLE {name}")
+    return True
 
 
 async def _note(db: Db, fresh: Sequence[Cut], keys: Keys) -> None:

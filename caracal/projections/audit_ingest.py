@@ -45,7 +45,6 @@ BATCH = 100
 _GATHER_SECONDS = 0.05
 _BUSY = 5  # small batches in a row, each right after the other
 _BLOCK_MS = 1000
-_LARGEST_N = 2**63 - 1
 _TRANSIENT = ("08", "25", "40", "53", "55", "57", "58", "XX")
 _OPTIONS = "-c statement_timeout=15000 -c idle_in_transaction_session_timeout=10000"
 
@@ -262,7 +261,7 @@ class _Ingesting:
         ours = {entry_id for entry_id, _ in entries}
         for waiting in pending:
             if (entry_id := waiting["message_id"].decode()) not in ours:
-                return _before(EntryId.parse(entry_id))
+                return EntryId.parse(entry_id).before()
         given = {group["name"].decode(): group["last-delivered-id"] for group in groups}
         return EntryId.parse(given[LEDGER_GROUP])
 
@@ -298,9 +297,3 @@ def is_transient(error: Exception) -> bool:
     if error.sqlstate is None:  # the connection, or a value that psycopg itself refuses
         return isinstance(error, psycopg.OperationalError)
     return error.sqlstate.startswith(_TRANSIENT)
-
-
-def _before(entry_id: EntryId) -> EntryId:
-    if entry_id.n:
-        return EntryId(entry_id.position, entry_id.n - 1)
-    return EntryId(max(entry_id.position - 1, 0), _LARGEST_N)

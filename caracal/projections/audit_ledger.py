@@ -40,8 +40,10 @@ _members = attrgetter(*COLUMNS)
 
 _types = ["timestamptz" if name == "occurred_at" else "text" for name in COLUMNS]
 _arrays = ", ".join(f"%b::{kind}[]" for kind in (*_types, "bigint", *["text"] * 4))
+# The time at which a row came is taken under the lock: what is behind it is complete.
 _INSERT = (
-    f"INSERT INTO audit_events ({', '.join((*COLUMNS, *_CHAIN))}) SELECT * FROM unnest({_arrays})"
+    f"INSERT INTO audit_events ({', '.join((*COLUMNS, *_CHAIN))}, ingested_at)"
+    f" SELECT *, statement_timestamp() FROM unnest({_arrays})"
 )
 
 

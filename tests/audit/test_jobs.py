@@ -10,7 +10,7 @@ import pytest
 
 from caracal.events.store.audit_entry import encode
 from caracal.events.topics import AUDIT
-from caracal.services.worker import audit, retention
+from caracal.services.worker import audit, leading, retention
 from caracal.services.worker.audit import AuditJobs
 from caracal.settings import Settings, load_settings
 from caracal.tasks import cancelled
@@ -60,8 +60,8 @@ async def counted(jobs: AuditJobs, **least: int) -> None:
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("TRIM_SECONDS", "SWEEP_SECONDS"):
         monkeypatch.setattr(audit, name, 0.05)
-    for name in ("ROTATE_SECONDS", "LEADER_SECONDS"):
-        monkeypatch.setattr(retention, name, 0.05)
+    monkeypatch.setattr(retention, "ROTATE_SECONDS", 0.05)
+    monkeypatch.setattr(leading, "LEADER_SECONDS", 0.05)
 
 
 @pytest.mark.usefixtures("often")

@@ -27,7 +27,7 @@ from caracal.projections.audit_chain import sweep, verify_chain
 from caracal.projections.audit_cut import Cut, drop_before, merged
 from caracal.projections.audit_ingest import Ingestor
 from caracal.projections.audit_retention import audit_retentions
-from caracal.services.worker import retention
+from caracal.services.worker import leading, retention
 from caracal.services.worker.retention import Retention
 from caracal.settings import Settings, load_settings
 from caracal.tasks import cancelled
@@ -270,8 +270,8 @@ async def test_refusals_go_with_their_month(ledger: Trail, ingestor: Ingestor) -
 
 @pytest.fixture
 def given_settings(database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    for name in ("ROTATE_SECONDS", "LEADER_SECONDS"):
-        monkeypatch.setattr(retention, name, 0.05)
+    monkeypatch.setattr(retention, "ROTATE_SECONDS", 0.05)
+    monkeypatch.setattr(leading, "LEADER_SECONDS", 0.05)
     return load_settings(
         "worker",
         {

@@ -119,6 +119,18 @@ def ingestor(database_url: str, redis_url: str) -> Ingestor:
     )
 
 
+async def well_within_the_hour(db: AsyncConnection[Any]) -> None:
+    """Wait for the next hour when this one is about to end: it must not end meanwhile."""
+
+    async def within() -> bool:
+        cursor = await db.execute(
+            "SELECT now() < date_trunc('hour', now()) + interval '59 minutes'"
+        )
+        return bool((await cursor.fetchone() or (False,))[0])
+
+    await eventually(within, seconds=75, what="the next hour")
+
+
 async def ingest(ingestor: Ingestor, trail: Trail, entry_id: str) -> None:
     """Let the ingestor run until an entry is committed."""
     async with running(ingestor):

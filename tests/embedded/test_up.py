@@ -70,6 +70,14 @@ def taken_port() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
+def test_siem_runs_where_it_has_somewhere_to_send_to(up: Up, stack_of: StackOf) -> None:
+    running = up(SIEM_SINK_URL="file:///dev/null")
+    urls = dict(running.line().split() for _ in range(len(SERVICES) + 1))
+    assert list(urls) == [*SERVICES, "siem"]
+    assert int(get(urls["siem"])) in children_of(running.pid)
+    assert set(stack_of()) == STACK_KEYS
+
+
 def test_up_and_down(up: Up, data_dir: Path, stack_of: StackOf) -> None:
     running = up()
     lines = [running.line() for _ in SERVICES]

@@ -19,7 +19,7 @@ from caracal.cli.watchdog import MAX_GROWTH
 from caracal.errors import StartError
 from caracal.policy.beat import label, mine
 from caracal.services.run import ASGIApp
-from caracal.settings import SERVICES, Settings
+from caracal.settings import PORTS, Settings
 
 
 def create_app(settings: Settings) -> ASGIApp:
@@ -98,7 +98,7 @@ def replace(name: str, **members: Any) -> None:
 
 
 if __name__ == "__main__":
-    for service in SERVICES:
+    for service in PORTS:
         replace(f"caracal.services.{service}.app", create_app=create_app)
     replace("caracal.demo", run=demo)
     main()

@@ -20,7 +20,7 @@ from typing import Any
 
 from caracal.cli.processes import Children
 from caracal.services.run import CreateApp, app_factory, bind, serve
-from caracal.settings import SERVICES, load_settings
+from caracal.settings import PORTS, load_settings
 
 HOST = "127.0.0.1"
 _OWN = ("CARACAL_", "DATABASE_URL", "REDIS_URL")
@@ -73,7 +73,7 @@ class _Parent:
     """What the process does."""
 
     def __init__(self) -> None:
-        self._factories = {service: app_factory(service) for service in SERVICES}
+        self._factories = {service: app_factory(service) for service in PORTS}
         self._children = Children()
         self._reserved: list[socket.socket] = []
 

@@ -47,6 +47,8 @@ PROCESSES = {
     "gateway": "gateway",
     "coordinator": "coordinator",
     "coordinator2": "coordinator",
+    "siem": "siem",
+    "siem2": "siem",
 }
 """Names of the processes, and which service each is."""
 
@@ -118,6 +120,10 @@ class Product:
             yield
         finally:
             os.kill(self._pids[name], signal.SIGCONT)
+
+    def hang_up(self, name: str) -> None:
+        """Send SIGHUP to a process."""
+        os.kill(self._pids[name], signal.SIGHUP)
 
     def kill_redis(self) -> None:
         """End Redis by SIGKILL; it is not reaped before ``servers.restart_valkey``."""

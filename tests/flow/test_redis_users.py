@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import subprocess
 from collections.abc import AsyncIterator
@@ -21,7 +22,7 @@ from tests.flow.product import Product
 from tests.flow.tenant import Tenant, new_tenant
 
 USERS = Path(__file__).parents[2] / "deploy" / "redis" / "users.conf"
-SERVICES = ("worker", "api", "sts", "gateway", "coordinator")
+SERVICES = ("worker", "api", "sts", "gateway", "coordinator", "siem")
 FACTS = [name for name, kind in all_names() if kind == "facts"]
 SIGNALS = [name for name, kind in all_names() if kind == "signals"]
 
@@ -53,6 +54,10 @@ async def product(making: Making) -> Product:
                 server.execute_command("ACL SETUSER", *line.split()[1:])
     for service in SERVICES:
         made.own[service] = {"REDIS_URL": url_of(made.servers, f"caracal-{service}")}
+    made.own["siem"] |= {
+        "SIEM_SINK_URL": f"file://{made.directory / 'siem.jsonl'}",
+        "SIEM_TOPICS": "all",
+    }
     made.own["coordinator"]["COORDINATOR_RATE_LIMIT_PER_MIN"] = "1000"
     made.start(*SERVICES)
     await made.ready()
@@ -85,8 +90,21 @@ async def test_each_service_does_its_work_as_its_own_user(product: Product, tena
         await tenant.revoke(grant),
         await tenant.call(token),
     ]
-    assert [answer.status for answer in answers] == [200, 200, 403, *[200] * 5, 204, 401]
+    assert [answer.status for answer in answers] == [200, 200, 403, *[200] * 6, 204, 401]
     assert (len(answers[1].body["sts"]), answers[1].body["unknown"]) == (1, [])
+    with redis.Redis.from_url(product.servers.redis_url) as server:
+        server.xadd(AUDIT, {"id": "forged", "data": "{}"})
+
+    async def copied() -> bool:
+        status, body = await product.readiness("siem")
+        return status == 200 and (body["lag"], body["dead_letters"]) == (0, 1)
+
+    await eventually(copied, seconds=30)
+    product.hang_up("siem")  # logrotate's word; by default a process would end of it
+    assert await product.readiness("siem")
+    product.assert_alive()
+    lines = (product.directory / "siem.jsonl").read_text().splitlines()
+    assert {json.loads(line)["class_uid"] for line in lines} == {3004, 6003}
     assert refused(product) == []
 
 
@@ -104,9 +122,12 @@ ALLOWED = [
     ("coordinator", "SET coordinator:verified:dpop:use 1 NX EX 180"),
     ("worker", "RENAME caracal.grants.events caracal.grants.events.quarantine.1"),
     ("worker", f"XADD {AUDIT}.dlq * event forged"),
+    ("worker", f"XDEL {AUDIT}.dlq 1-0"),
     ("worker", "XTRIM caracal.audit.events MINID 1"),
     ("gateway", f"XADD {AUDIT} MAXLEN 0 * event made"),  # no ACL can tell: the file says so
     *(("worker", f"XADD {name} * event made") for name in FACTS),
+    ("siem", "XADD caracal.siem.dead * reason forged"),
+    *(("siem", f"XREADGROUP GROUP siem-export one STREAMS {name} >") for name in (*FACTS, AUDIT)),
     ("signals", "EVAL script 2 caracal:revoked:sessions:1 caracal:revoked:sessions:/1"),
     ("signals", "EXISTS caracal:revoked:sessions:1"),
     ("signals", "SET caracal:dpop:use 1 NX EX 180"),
@@ -115,15 +136,19 @@ ALLOWED = [
 REFUSED = [
     *(
         (user, f"XADD {name} * event forged")
-        for user in ("api", "sts", "gateway", "coordinator", "signals")
+        for user in ("api", "sts", "gateway", "coordinator", "signals", "siem")
         for name in (*FACTS, *SIGNALS, HEARTBEAT)
     ),
+    ("worker", f"XDEL {AUDIT} 1-0"),
+    ("siem", f"XADD {AUDIT} * event forged"),
+    ("siem", f"XADD {AUDIT}.dlq * event forged"),
+    *(("siem", f"XREADGROUP GROUP mine one STREAMS {name} >") for name in SIGNALS),
     ("signals", f"SET {SIGNALS[0]} 1"),
     ("signals", f"DEL {SIGNALS[0]}"),
     *(("signals", f"XREAD STREAMS {name} 0") for name in (*FACTS, AUDIT)),
     *(
         (user, command)
-        for user in ("api", "sts", "gateway", "coordinator", "signals")
+        for user in ("api", "sts", "gateway", "coordinator", "signals", "siem")
         for command in (
             f"XTRIM {AUDIT} MAXLEN 0",
             f"XDEL {AUDIT} 1-0",
@@ -134,7 +159,7 @@ REFUSED = [
     ),
     *(
         (user, command)
-        for user in ("worker", "api", "sts", "gateway", "coordinator", "signals")
+        for user in ("worker", "api", "sts", "gateway", "coordinator", "signals", "siem")
         for command in (
             "FLUSHALL",
             "KEYS *",

@@ -30,8 +30,17 @@ class EntryId(NamedTuple):
         position, _, n = (text.decode() if isinstance(text, bytes) else text).partition("-")
         return cls(int(position), int(n))
 
+    def before(self) -> EntryId:
+        """Return the greatest id below this one."""
+        if self.n:
+            return EntryId(self.position, self.n - 1)
+        return EntryId(max(self.position - 1, 0), _LARGEST_N)
+
     def __str__(self) -> str:
         return f"{self.position}-{self.n}"
+
+
+_LARGEST_N = 2**63 - 1  # as a database's bigint has it
 
 
 ZERO = EntryId(0, 0)

@@ -9,15 +9,17 @@ from typing import Any
 
 from starlette.applications import Starlette
 
+from caracal.events.store.redis import connect
 from caracal.events.store.relay import Relay
 from caracal.events.topics import TOPICS
 from caracal.projections import PROJECTIONS
 from caracal.projections.runner import Runner
 from caracal.services.connections import pool, rings
 from caracal.services.health import Health
-from caracal.services.http import App, Edge, no_route
+from caracal.services.http import App, Edge
 from caracal.services.traced import Traced, exporting
 from caracal.services.worker.audit import AuditJobs
+from caracal.services.worker.audit_admin import AuditAdmin
 from caracal.services.worker.sweep import Sweeper, sweeps
 from caracal.settings import Settings
 from caracal.tasks import cancelled
@@ -25,13 +27,16 @@ from caracal.tasks import cancelled
 
 def create_app(settings: Settings) -> App:
     """Return the ASGI app of the worker: its operational routes."""
-    health = Health(settings)
+    health, admin = Health(settings), AuditAdmin(settings)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(exporting(settings, health))
             connections = await stack.enter_async_context(pool(settings))
+            redis = connect(settings.redis_url, connections=20)
+            stack.push_async_callback(redis.aclose)
+            admin.open(connections, redis)
             relay, runners = _relay(settings), _runners(settings)
             audit = AuditJobs(settings)
             sweepers = [Sweeper(settings, sweep) for sweep in sweeps(settings)]
@@ -48,7 +53,7 @@ def create_app(settings: Settings) -> App:
             health.watch(
                 database=connections,
                 checks=(stalled, audit.lagging),
-                details=lambda: _details(relay, runners, settings.ready_dead_letters_max),
+                details=lambda: _details(relay, runners, audit, settings.ready_dead_letters_max),
                 counters=lambda: {
                     **_counters(relay, runners),
                     **audit.counters(),
@@ -58,7 +63,7 @@ def create_app(settings: Settings) -> App:
             yield
 
     app = Starlette(lifespan=lifespan)
-    return Traced(health.around(Edge(no_route, body_limit=0), lifespan=app))
+    return Traced(health.around(Edge(admin, body_limit=0), lifespan=app))
 
 
 def _relay(settings: Settings) -> Relay:
@@ -85,7 +90,9 @@ def _runners(settings: Settings) -> list[Runner]:
     ]
 
 
-def _details(relay: Relay, runners: list[Runner], dead_letters_max: int) -> dict[str, Any]:
+def _details(
+    relay: Relay, runners: list[Runner], audit: AuditJobs, dead_letters_max: int
+) -> dict[str, Any]:
     parked = sum(len(runner.counters.parked) for runner in runners)
     dead_letters = sum(runner.counters.foreign for runner in runners)
     quarantined = relay.counters.quarantined
@@ -94,7 +101,10 @@ def _details(relay: Relay, runners: list[Runner], dead_letters_max: int) -> dict
         "parked": parked,
         "quarantined": quarantined,
         "dead_letters": dead_letters,
-        "degraded": bool(parked or quarantined or dead_letters > dead_letters_max),
+        "siem_lag": audit.gauges.siem_lag,
+        "degraded": bool(
+            parked or quarantined or dead_letters > dead_letters_max or audit.degraded
+        ),
     }
 
 

@@ -16,10 +16,12 @@ from psycopg import AsyncConnection
 from redis.asyncio import Redis
 
 from caracal import clock
-from caracal.events.store.audit_topic import backlog, trim
+from caracal.events.store.audit_topic import backlog, group_state, trim
 from caracal.events.store.redis import GONE, connect
+from caracal.events.topics import SIEM_GROUP
 from caracal.projections.audit_chain import ChainReport, sweep
 from caracal.projections.audit_ingest import Ingestor
+from caracal.services.worker.export import Export
 from caracal.services.worker.retention import Retention
 from caracal.settings import Settings
 from caracal.stream_signature import Keyring
@@ -41,7 +43,10 @@ class AuditGauges:
     pending_oldest_seconds: float = 0
     dead_letters: int = 0
     trimmed: int = 0
+    passed_over: int = 0
     idle_groups: int = 0
+    siem_lag: int = 0
+    siem_oldest_seconds: float = 0
     checked: int = 0
     mismatches: int = 0
     breaks: int = 0
@@ -56,7 +61,10 @@ class AuditJobs:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.gauges = AuditGauges()
+        # SIEM gets copies: it may be late, but not fill the topic so that nothing is allowed.
+        self._hold = min(settings.siem_backlog_max, settings.audit_backlog_max // 2)
         self.retention = Retention(settings)
+        self.export = Export(settings)
         self.ingestor = Ingestor(
             database_url=settings.database_url,
             redis_url=settings.redis_url,
@@ -72,6 +80,7 @@ class AuditJobs:
             self._every(TRIM_SECONDS, self._trim),
             self._every(SWEEP_SECONDS, self._sweep),
             self.retention.run(),
+            *([self.export.run()] if self.export.is_on else []),
         ]
 
     async def lagging(self) -> str | None:
@@ -83,6 +92,13 @@ class AuditJobs:
             (settings.audit_ready_pel_oldest_secs_max, gauges.pending_oldest_seconds),
         )
         return "audit_lag" if any(limit and is_ > limit for limit, is_ in limits) else None
+
+    @property
+    def degraded(self) -> bool:
+        """Whether copies do not get out: SIEM is about to lack some, or the export stands still."""
+        gauges = self.gauges
+        late = gauges.siem_lag > self._hold // 2
+        return bool(gauges.idle_groups) or late or self.export.failing
 
     def counters(self) -> dict[str, Any]:
         """Return the contract's audit counters."""
@@ -105,8 +121,15 @@ class AuditJobs:
             "retention_created_total": ingest.partitions_made + self.retention.made,
             "retention_dropped_total": self.retention.dropped,
             "is_retention_leader": int(self.retention.is_leader),
+            "export_events_total": self.export.events,
+            "export_errors_total": self.export.errors,
+            "export_duration_ms": self.export.duration_ms,
+            "is_export_leader": int(self.export.is_leader),
             "audit_trimmed_total": gauges.trimmed,
+            "audit_passed_over_total": gauges.passed_over,
             "audit_idle_groups": gauges.idle_groups,
+            "siem_lag": gauges.siem_lag,
+            "siem_pel_oldest_secs": gauges.siem_oldest_seconds,
         }
 
     async def _every(self, seconds: float, work: Work) -> None:
@@ -127,15 +150,21 @@ class AuditJobs:
         async with AsyncExitStack() as stack:
             redis: Redis = connect(self._settings.redis_url, connections=1)
             stack.push_async_callback(redis.aclose)
-            trimmed, idle = await trim(redis, connection)
+            went = await trim(redis, connection, hold=self._hold)
             waiting = await backlog(redis)
+            siem = await group_state(redis, SIEM_GROUP)
         gauges = self.gauges
-        gauges.trimmed += trimmed
-        gauges.idle_groups = len(idle)
+        gauges.trimmed += went.committed
+        gauges.passed_over += went.passed_over
+        gauges.idle_groups = len(went.idle)
+        gauges.siem_lag = siem.waiting if siem else 0
+        gauges.siem_oldest_seconds = siem.oldest_seconds if siem else 0
         gauges.length, gauges.dead_letters = waiting.length, waiting.dead_letters
         gauges.pending_oldest_seconds = waiting.oldest_seconds
-        if idle:
-            logger.error("audit groups idle for a day no longer hold the topic: %s", idle)
+        if went.idle:
+            logger.error("audit groups idle for a day no longer hold the topic: %s", went.idle)
+        if went.passed_over:
+            logger.error("%d audit entries trimmed that SIEM has not had", went.passed_over)
 
     async def _sweep(self, connection: AsyncConnection[Any]) -> None:
         """Verify everything once, then what came in during the last hours."""
