@@ -25,7 +25,7 @@ def too_many() -> TooMany:
 
 
 class FairQueue:
-    """``parallel`` have a turn at once, ``queue_max`` wait; ``full`` is what one too many is told."""
+    """``parallel`` have a turn at once, ``queue_max`` wait; ``full`` is told to one too many."""
 
     def __init__(
         self, parallel: int, queue_max: int, full: Callable[[], CaracalError] = too_many
