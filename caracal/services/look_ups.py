@@ -16,9 +16,8 @@ from caracal.events.record import Record
 from caracal.ids import log_key
 from caracal.projections.memory import MemoryTable, apply
 from caracal.projections.projection import Projection
-from caracal.projections.tail import Tail
 from caracal.services.connections import Pool
-from caracal.services.consistency import need_log, patience
+from caracal.services.consistency import patience
 from caracal.services.fair_queue import FairQueue
 
 PARALLEL = 4
@@ -37,9 +36,9 @@ class LookUps:
     who asks of another zone, and in its own only behind one look-up of each asker.
     """
 
-    def __init__(self, database: Pool, tail: Tail, full: Callable[[], CaracalError]) -> None:
+    def __init__(self, database: Pool, full: Callable[[], CaracalError]) -> None:
         """``full`` is what is told to one too many."""
-        self._database, self._tail = database, tail
+        self._database = database
         self._turns = FairQueue(PARALLEL, QUEUE_MAX, full)
 
     @asynccontextmanager
@@ -50,7 +49,6 @@ class LookUps:
             Unavailable: 503 ``state_stale``, the log cannot be read now.
             CaracalError: too many wait.
         """
-        await need_log(self._tail)
         async with (
             patience(PATIENCE_SECONDS),
             self._turns.turn(zone_id, asker),

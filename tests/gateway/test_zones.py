@@ -393,8 +393,8 @@ async def test_a_load_that_stalls_refuses_its_zone_and_no_other(
 
 async def test_a_flood_of_look_ups_holds_up_nobody_else(scene: Scene) -> None:
     """Whoever asks for a hundred things waits behind itself, in a zone and beside it."""
-    tail, order, hold = scene.gateway.view.following, list[str](), asyncio.Event()
-    looking = LookUps(scene.tenant.log._pool, tail, state_stale)
+    order, hold = list[str](), asyncio.Event()
+    looking = LookUps(scene.tenant.log._pool, state_stale)
 
     async def look(zone_id: str, asker: str) -> None:
         async with looking.turn(zone_id, asker):

@@ -10,7 +10,7 @@ from caracal.projections.delegation import DELEGATIONS, delegations
 from caracal.projections.memory import MemoryTable, Row
 from caracal.projections.tail import Tail
 from caracal.services.connections import Pool
-from caracal.services.consistency import state_stale
+from caracal.services.consistency import need_log, state_stale
 from caracal.services.look_ups import LookUps, read
 from caracal.services.remembered import Remembered
 
@@ -23,7 +23,7 @@ class Beginnings:
     """Finds them in the log, for who has proven to belong to a zone; zones take turns."""
 
     def __init__(self, database: Pool, tail: Tail) -> None:
-        self._look_ups = LookUps(database, tail, state_stale)
+        self._look_ups, self._tail = LookUps(database, state_stale), tail
         self._known: Remembered[str, Row] = Remembered(_MAX_KNOWN)
 
     async def find(self, name: str, zone_id: str, thing_id: str) -> Row | None:
@@ -42,6 +42,7 @@ class Beginnings:
         return row or None
 
     async def _read(self, name: str, zone_id: str, thing_id: str) -> Row:
+        await need_log(self._tail)
         declared, projection = _SOURCES[name]
         async with self._look_ups.turn(zone_id, zone_id) as connection:
             table = await read(connection, [thing_id], projection, MemoryTable(declared))

@@ -17,7 +17,7 @@ from caracal.projections.memory import Row
 from caracal.projections.resource import names_of, recent_resources, resources
 from caracal.resource_match import prefixes_of
 from caracal.services.connections import Pool
-from caracal.services.consistency import state_stale
+from caracal.services.consistency import need_log, state_stale
 from caracal.services.known_zones import KnownZones
 from caracal.services.look_ups import LookUps, read
 from caracal.services.remembered import Remembered
@@ -36,7 +36,7 @@ class LoneResources:
 
     def __init__(self, database: Pool, view: KnownZones[Zone]) -> None:
         self._view, tail = view, view.following
-        self._look_ups = LookUps(database, tail, state_stale)
+        self._look_ups = LookUps(database, state_stale)
         self._known: Remembered[str, _Answers] = Remembered(_MAX_ZONES)
         tail.listeners.append(self._applied)
         tail.reloaded.append(self._known.forget_all)
@@ -57,6 +57,7 @@ class LoneResources:
             await self._view.look_again()  # it may have been made just now
         if digest in (known := self._answers(zone_id)):
             return known[digest]
+        await need_log(self._view.following)
         changes = self._known.changes
         row = await self._read(zone_id, requested, asker)
         known = self._answers(zone_id)

@@ -269,7 +269,9 @@ def _admission(
     stack.callback(secrets.close)
     failures = FailureLimit(settings.client_auth_fail_limit_per_min)
     assertions = _assertions(settings, redis, stack)
-    alone = LoneApplications(database, view.following)
+    alone, tail = LoneApplications(database), view.following
+    tail.listeners.append(alone.applied)
+    tail.reloaded.append(alone.forget_all)
     clients = ClientAuthentication(view, secrets, assertions, failures, alone)
     nonces = Nonces(settings.zone_kek[0]) if settings.dpop_nonce else None
     senders = Senders(redis, f"{settings.issuer_url}/oauth/2/token", nonces)

@@ -6,11 +6,13 @@ Whoever has proven nothing must not make this process load a zone, or put one ou
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
+
+from psycopg import AsyncConnection
 
 from caracal.events.base import Fact
 from caracal.projections.application import APPLICATIONS, applications
 from caracal.projections.memory import MemoryTable, Row
-from caracal.projections.tail import Tail
 from caracal.services.connections import Pool
 from caracal.services.look_ups import LookUps, read
 from caracal.services.remembered import Remembered
@@ -25,11 +27,18 @@ class LoneApplications:
     One that was found is known until it changes: nobody reads it again by guessing its secret.
     """
 
-    def __init__(self, database: Pool, tail: Tail) -> None:
-        self._look_ups = LookUps(database, tail, partial(too_many_failures, 0))
+    def __init__(self, database: Pool) -> None:
+        self._look_ups = LookUps(database, partial(too_many_failures, 0))
         self._known: Remembered[str, Row] = Remembered(_MAX_KNOWN)
-        tail.listeners.append(self._applied)
-        tail.reloaded.append(self._known.forget_all)
+
+    def applied(self, fact: Fact) -> None:
+        """Forget an application that has changed; a listener of the tail."""
+        if fact.name.startswith("application."):
+            self._known.changed(fact.aggregate_id)
+
+    def forget_all(self) -> None:
+        """Forget everything: the view was taken anew, and facts may have been missed."""
+        self._known.forget_all()
 
     def known(self, zone_id: str, application_id: str) -> Row | None:
         """Return an application of the zone that was found before."""
@@ -44,18 +53,16 @@ class LoneApplications:
             TooMany: 429 ``access_denied``, too many wait.
             Unavailable: 503 ``state_stale``, the log cannot be read now.
         """
-        changes, table = self._known.changes, MemoryTable(APPLICATIONS)
+        changes = self._known.changes
         async with self._look_ups.turn(zone_id, address) as connection:
-            await read(connection, [application_id], applications, table)
+            table = await self._read(connection, application_id)
         row = table.live(application_id)
         if row is not None:
             self._known.keep(application_id, row, changes)
         return _of_zone(row, zone_id)
 
-    def _applied(self, fact: Fact) -> None:
-        """Forget an application that has changed."""
-        if fact.name.startswith("application."):
-            self._known.changed(fact.aggregate_id)
+    async def _read(self, connection: AsyncConnection[Any], application_id: str) -> MemoryTable:
+        return await read(connection, [application_id], applications, MemoryTable(APPLICATIONS))
 
 
 def _of_zone(row: Row | None, zone_id: str) -> Row | None:

@@ -12,6 +12,7 @@ from caracal.events.application import Application
 from caracal.events.base import Aggregate
 from caracal.events.provider import Provider
 from caracal.events.topics import FACT_TOPIC_OF
+from caracal.events.trusted_issuer import TrustedIssuer
 from caracal.mandate import Keys
 from caracal.projections.agent import AGENTS, recent_agents
 from caracal.projections.application import APPLICATIONS
@@ -24,6 +25,7 @@ from caracal.projections.policy_set import POLICY_SET_VERSIONS, POLICY_SETS
 from caracal.projections.provider import PROVIDERS
 from caracal.projections.resource import RESOURCES, names_of, recent_resources
 from caracal.projections.table import Table
+from caracal.projections.trusted_issuer import TRUSTED_ISSUERS
 from caracal.services.consistency import state_stale
 from caracal.services.known_zones import KnownZones
 
@@ -33,6 +35,7 @@ OF_ONE_ZONE = tuple(
         APPLICATIONS,
         RESOURCES,
         PROVIDERS,
+        TRUSTED_ISSUERS,
         GRANTS,
         AGENTS,
         DELEGATIONS,
@@ -127,6 +130,7 @@ class ZoneView(KnownZone, Partition):
                 _recent(APPLICATIONS, Application.Created),
                 resources,
                 _recent(PROVIDERS, Provider.Created),
+                _recent(TRUSTED_ISSUERS, TrustedIssuer.Created),
                 self._grants,
                 recent_agents(),
                 recent_delegations(),
@@ -137,6 +141,7 @@ class ZoneView(KnownZone, Partition):
             ),
         )
         self._named = names_of(resources)
+        self._issuer_at = self.tables["trusted_issuers"].index("issuer")
         self._grants_of = self._grants.index("application_id", "resource_id")
         self.policy_sets = self.tables["policy_sets"].index()
 
@@ -154,6 +159,13 @@ class ZoneView(KnownZone, Partition):
         """Return a provider that is not archived."""
         row = self.tables["providers"].live(provider_id)
         return None if provider_id in self._parked else row
+
+    def trusted_issuer(self, issuer: str) -> Row | None:
+        """Return the rules for an issuer, by its URL; the same row until they change."""
+        for row in self._issuer_at(issuer):
+            if row["id"] not in self._parked:
+                return row
+        return None
 
     def has_grants(self, application_id: str, resource_id: str) -> bool:
         """Say whether there ever was a grant, of any status and user."""
