@@ -50,8 +50,14 @@ def forged(tenant: Tenant) -> dict[str, str]:
 
 
 async def cold(scene: Scene) -> Scene:
-    """The same Gateway as a tenant sees it whose zone is not in memory."""
-    return scene.of(await new_tenant(scene.tenant.log))
+    """The same Gateway as a tenant sees it whose zone is not in memory; its keys are."""
+    one = scene.of(await new_tenant(scene.tenant.log))
+
+    async def at_head() -> bool:
+        return await scene.gateway.view.following.probe()
+
+    await eventually(at_head, what="the log's head")
+    return one
 
 
 async def metadata(scene: Scene, resource: str) -> int:
