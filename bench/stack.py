@@ -76,7 +76,7 @@ class Stack:
         raise RuntimeError(f"caracal up is not ready (exit code {process.poll()})")
 
     @contextmanager
-    def replica(self, service: str) -> Iterator[str]:
+    def replica(self, service: str, **more: str) -> Iterator[str]:
         """Run one more process of a service on the same servers; yield its URL."""
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
@@ -85,7 +85,7 @@ class Stack:
         given |= {name: self.urls[name.lower()] for name in (*_OWN, "ISSUER_URL", "STS_URL")}
         process = subprocess.Popen(
             [_COMMAND, "serve", service, "--port", str(port)],
-            env=_environment() | given | {"CARACAL_MODE": "dev", "LOG_LEVEL": "warning"},
+            env=_environment() | given | {"CARACAL_MODE": "dev", "LOG_LEVEL": "warning"} | more,
             stdout=subprocess.DEVNULL,
         )
         try:

@@ -6,7 +6,7 @@ Shared by the STS, which decides, and the Gateway, which routes (STS contract, s
 from __future__ import annotations
 
 import re
-from collections.abc import Container
+from collections.abc import Container, Iterator
 
 MAX_IDENTIFIER = 512
 """Characters of a registered identifier; without a limit a long request costs its square."""
@@ -26,12 +26,16 @@ def match(requested: str, exact: Container[str], prefixes: Container[str]) -> st
     """
     if requested in exact:
         return requested
+    return next((prefix for prefix in prefixes_of(requested) if prefix in prefixes), None)
+
+
+def prefixes_of(requested: str) -> Iterator[str]:
+    """Return the shorter identifiers that may name ``requested`` too, the longest first."""
     if _has_dot_segment(requested):
-        return None
+        return
     for end in reversed(range(1, min(len(requested), MAX_IDENTIFIER + 1))):
-        if _segment_ends(requested, end) and requested[:end] in prefixes:
-            return requested[:end]
-    return None
+        if _segment_ends(requested, end):
+            yield requested[:end]
 
 
 def covers(prefix: str, requested: str) -> bool:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from caracal.events.base import Fact
 from caracal.events.resource import Resource
+from caracal.events.topics import FACT_TOPIC_OF
+from caracal.projections.memory import MemoryTable, RecentTable, Row
 from caracal.projections.projection import Projection
 from caracal.projections.query import Db, Page, one, page
 from caracal.projections.table import Change, End, Put, Table, change, end, put
+from caracal.resource_match import match
 
 RESOURCES = Table(
     "resources",
@@ -57,3 +61,34 @@ async def get_resource(db: Db, zone_id: str, resource_id: str) -> dict[str, Any]
 async def list_resources(db: Db, zone_id: str, page_: Page) -> list[dict[str, Any]]:
     """Return resources that are not archived, newest first, one more than the page holds."""
     return await page(db, RESOURCES, page_, where="AND zone_id = %s", arguments=(zone_id,))
+
+
+def recent_resources() -> RecentTable:
+    """Return the table as a process holds it: without those that ended long ago."""
+    born_on = FACT_TOPIC_OF[Resource.Created.TOPIC].name
+    return RecentTable(RESOURCES, born_on=born_on, ended_on="archived_at")
+
+
+def names_of(table: MemoryTable) -> Callable[[str], Row | None]:
+    """Return the look-up of the resource that an identifier names: exact, else longest prefix.
+
+    ``table`` holds one zone's resources, and none yet.
+    """
+    at, prefix_at = table.index("identifier"), table.index("identifier", "prefix_match")
+    exact, prefixes = _Registered(at), _Registered(lambda text: prefix_at(text, True))
+
+    def named(requested: str) -> Row | None:
+        identifier = match(requested, exact, prefixes)
+        return None if identifier is None else at(identifier)[0]
+
+    return named
+
+
+class _Registered:
+    """Identifiers of a zone, as far as the look-up ``found`` knows them."""
+
+    def __init__(self, found: Callable[[str], list[Row]]) -> None:
+        self._found = found
+
+    def __contains__(self, identifier: object) -> bool:
+        return isinstance(identifier, str) and bool(self._found(identifier))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from caracal.events.base import Fact
 from caracal.events.signing_key import SigningKey
+from caracal.events.topics import FACT_TOPIC_OF
+from caracal.projections.memory import RecentTable
 from caracal.projections.projection import Projection
 from caracal.projections.query import Db, ids_in_zones
 from caracal.projections.table import End, Put, Table, end, put
@@ -40,6 +42,12 @@ def retired(fact: Fact) -> End:
         retired_at=fact.occurred_at,
         reason=fact.data["reason"],
     )
+
+
+def recent_keys() -> RecentTable:
+    """Return the table as a process holds it: without those that were retired long ago."""
+    born_on = FACT_TOPIC_OF[SigningKey.Created.TOPIC].name
+    return RecentTable(SIGNING_KEYS, born_on=born_on, ended_on="retired_at")
 
 
 async def superseded_keys(db: Db, limit: int) -> list[tuple[str, str]]:

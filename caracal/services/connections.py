@@ -26,6 +26,8 @@ def pool(settings: Settings) -> Pool:
         max_size=settings.db_pool_max,
         timeout=settings.db_connection_timeout_ms / 1000,
         max_idle=settings.db_idle_timeout_ms / 1000,
+        # Attempts come twice as late each time: begin anew before they come a minute late.
+        reconnect_timeout=settings.db_connection_timeout_ms / 1000,
         open=False,
         kwargs={"autocommit": True, "options": options},
     )

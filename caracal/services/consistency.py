@@ -1,11 +1,19 @@
-"""``Caracal-Min-Position``: answer only when a service's view has come that far."""
+"""Answers from a view that is new enough, for the caller (``Caracal-Min-Position``) and for us."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import psycopg
 
 from caracal.errors import BadInput, Unavailable
+from caracal.projections.tail import Tail
 from caracal.services.http import App, Receive, Scope, Send, header
+
+_LOST_SECONDS = 1.5
+"""A tail that reaches the log is never that old: it looks four times a second."""
 
 
 class MinPosition:
@@ -47,3 +55,32 @@ def min_position(scope: Scope) -> int | None:
 def lagging() -> Unavailable:
     """Return the refusal of a view that has not come that far."""
     return Unavailable("projection_lagging", "the read models have not come that far yet")
+
+
+def state_stale() -> Unavailable:
+    """Return the refusal of a view that may have missed something."""
+    return Unavailable("state_stale", "the state is not known to be current")
+
+
+async def need_log(tail: Tail) -> None:
+    """Refuse at once what only the database knows, while it does not answer.
+
+    Raises:
+        Unavailable: 503 ``state_stale``; whoever asks does not wait for a connection in vain.
+    """
+    if tail.age > _LOST_SECONDS and not await tail.probe():
+        raise state_stale()
+
+
+@asynccontextmanager
+async def patience(seconds: float) -> AsyncIterator[None]:
+    """Wait for the database for so long.
+
+    Raises:
+        Unavailable: 503 ``state_stale``, it has not answered, or cannot be reached.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except (psycopg.Error, OSError, TimeoutError):
+        raise state_stale() from None

@@ -51,6 +51,7 @@ def module_redis_url(request: pytest.FixtureRequest) -> str:
 async def module_scene(module_database_url: str, module_redis_url: str) -> AsyncIterator[Scene]:
     """A Gateway for all tests of a module."""
     async with new_scene(module_database_url, module_redis_url) as made:
+        assert (await made.call()).status_code == 200  # its zone is in memory from now on
         yield made
 
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 import h11
 import orjson
@@ -36,7 +36,8 @@ class StsDouble:
     """Grants every exchange of a signed call, until it is told otherwise."""
 
     def __init__(self, tenant: Tenant, upstream: str) -> None:
-        self.tenant, self.upstream = tenant, upstream
+        self.tenants = {tenant.id: tenant}
+        self.upstream = upstream
         self.calls: list[dict[str, str]] = []
         self.headers: list[dict[bytes, bytes]] = []
         self.key_fetches = 0
@@ -53,7 +54,9 @@ class StsDouble:
             await respond(send, 200 if self.healthy else 500, b"{}", [])
         elif scope["path"].endswith("/jwks.json"):
             self.key_fetches += 1
-            await respond(send, 200, orjson.dumps({"keys": [self.tenant.key.public_jwk()]}), [])
+            zone_id = parse_qs(scope["query_string"].decode())["zone_id"][0]
+            keys = [self.tenants[zone_id].key.public_jwk()] if zone_id in self.tenants else []
+            await respond(send, 200, orjson.dumps({"keys": keys}), [])
         else:
             await self._token(scope, receive, send)
 
@@ -83,13 +86,14 @@ class StsDouble:
     def granted(self, form: Mapping[str, str]) -> dict[str, Any]:
         """What the STS answers to an allowed call."""
         now, resource = int(time.time()), form["resource"]
-        mandate = self.tenant.key.sign({"use": "per_call", "aud": [resource], "exp": now + 900})
+        tenant = self.tenants[form["zone_id"]]
+        mandate = tenant.key.sign({"use": "per_call", "aud": [resource], "exp": now + 900})
         directive = {"url": self.upstream, "auth_mode": "caracal_jwt"} | self.directive
         return {
             "access_token": mandate,
             "token_type": "Bearer",
             "expires_in": 900,
-            "anchors": [self.tenant.id, self.tenant.app_id, *self.anchors],
+            "anchors": [tenant.id, tenant.app_id, *self.anchors],
             "upstreams": {resource: directive},
         }
 

@@ -6,7 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
@@ -115,6 +115,17 @@ class Scene:
             headers.setdefault("Caracal-Min-Position", str(self.tenant.saved))
         sent = {name: value for name, value in headers.items() if value is not None}
         return await self.http.request(method, self.url + path, headers=sent, **options)
+
+    def of(self, tenant: Tenant) -> Scene:
+        """Return the same Gateway as another tenant sees it."""
+        self.sts.tenants[tenant.id] = tenant
+        return replace(self, tenant=tenant)
+
+    def put_out(self) -> None:
+        """Let all zones go, as if others had been used."""
+        zones = self.gateway.view.zones
+        zones._kept.clear()
+        assert zones.peek(self.tenant.id) is None
 
     async def save(self, *things: Aggregate) -> int:
         """Save; return the position once the Gateway has it."""

@@ -153,9 +153,18 @@ async def test_metrics(scene: Scene) -> None:
         "upstream_errors",
         "bindings_loaded",
         "revocations_active",
+        "zones_loaded",
+        "zones_bytes",
+        "zones_loads_total",
+        "zones_load_failures_total",
+        "zones_load_seconds_total",
+        "zones_evictions_total",
     }
-    rows = scene.gateway.view.resources.rows.values()
+    (zone,) = scene.gateway.view.zones.kept()
+    rows = zone.tables["resources"].rows.values()
     assert counted["bindings_loaded"] == sum(bool(row["upstream_url"]) for row in rows)
+    assert len(rows) == counted["bindings_loaded"] + 1
+    assert (counted["zones_loaded"], counted["zones_bytes"]) == (1, zone.weight)
     before = counted["revocations_active"]
     await scene.revoke(await scene.session())
     assert (await scene.counted())["revocations_active"] == before + 1

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from caracal.errors import TooMany
-from caracal.services.sts.fair_queue import FairQueue
+from caracal.services.fair_queue import FairQueue
 
 
 @dataclass

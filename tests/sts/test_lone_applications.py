@@ -12,8 +12,9 @@ from psycopg_pool import AsyncConnectionPool
 from caracal.errors import TooMany, Unavailable
 from caracal.events.application import Application
 from caracal.ids import new_id
-from caracal.services.sts import lone_applications
-from caracal.services.sts.lone_applications import PARALLEL, LoneApplications
+from caracal.services import look_ups
+from caracal.services.look_ups import PARALLEL
+from caracal.services.sts.lone_applications import LoneApplications
 from tests.backbone import new_zone, opened_log
 from tests.making import new_application
 from tests.sts.world import World
@@ -34,7 +35,7 @@ async def application(module_database_url: str) -> Application:
 @pytest.fixture
 async def pool(module_database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
     """Connections of the look-ups alone; nobody loses patience, however busy the machine."""
-    monkeypatch.setattr(lone_applications, "PATIENCE_SECONDS", 60.0)
+    monkeypatch.setattr(look_ups, "PATIENCE_SECONDS", 60.0)
     async with AsyncConnectionPool(
         module_database_url,
         min_size=PARALLEL,
@@ -52,9 +53,9 @@ class Noted(LoneApplications):
         super().__init__(pool)
         self.began: list[str] = []
 
-    async def _read(self, application_id: str) -> Any:
+    async def _read(self, connection: Any, application_id: str) -> Any:
         self.began.append(application_id)
-        return await super()._read(application_id)
+        return await super()._read(connection, application_id)
 
 
 class Callers:
@@ -127,7 +128,7 @@ async def test_so_many_zones_are_so_many_turns(pool: Any, application: Applicati
 async def test_when_too_many_wait_the_flood_is_sent_away(
     pool: Any, application: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lone_applications, "QUEUE_MAX", 20)
+    monkeypatch.setattr(look_ups, "QUEUE_MAX", 20)
     callers = Callers(pool)
     for number in range(100):
         callers.ask(f"flood {number}", "flooded", new_id(), f"10.0.0.{number}")
@@ -142,7 +143,7 @@ async def test_when_too_many_wait_the_flood_is_sent_away(
 async def test_who_waits_too_long_is_told_so_and_takes_no_turn(
     pool: Any, application: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lone_applications, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(look_ups, "PATIENCE_SECONDS", 0.05)
     alone, zone_id = LoneApplications(pool), str(application.zone_id)
     held = [await pool.getconn() for _ in range(PARALLEL)]
     asked = (alone.find(zone_id, application.aggregate_id, "192.0.2.1") for _ in range(10))
@@ -150,7 +151,7 @@ async def test_who_waits_too_long_is_told_so_and_takes_no_turn(
     assert all(isinstance(outcome, Unavailable) for outcome in outcomes)
     for connection in held:
         await pool.putconn(connection)
-    monkeypatch.setattr(lone_applications, "PATIENCE_SECONDS", 60.0)
+    monkeypatch.setattr(look_ups, "PATIENCE_SECONDS", 60.0)
     found = await alone.find(zone_id, application.aggregate_id, "192.0.2.1")
     assert found is not None
 

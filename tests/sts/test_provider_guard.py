@@ -9,9 +9,9 @@ import pytest
 from redis.asyncio import Redis
 
 from caracal.events.store.redis import connect
+from caracal.services.flights import Flights
 from caracal.services.provider_kind import NoCredential
 from caracal.services.sts import provider_guard
-from caracal.services.sts.flights import Flights
 from caracal.services.sts.provider_guard import Circuits, Leases
 
 

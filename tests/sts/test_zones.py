@@ -19,7 +19,7 @@ from caracal.errors import Unavailable
 from caracal.events.base import Fall
 from caracal.ids import new_id
 from caracal.mandate import SigningKey
-from caracal.services.sts import zones
+from caracal.services import zones
 from caracal.services.sts.view import StsView, ZoneView
 from tests.backbone import eventually
 from tests.making import in_zone, new_grant

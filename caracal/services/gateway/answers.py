@@ -19,9 +19,15 @@ def count(counters: Counters, refusal: CaracalError, known: Known) -> None:
     """Count a refusal by its row (contract, section 4)."""
     if isinstance(refusal, Undeliverable):
         logger.warning("not delivered: %s", refusal.reason)
-    counter = getattr(refusal, "counter", "upstream_errors" if known.passed else None)
+    counter = getattr(refusal, "counter", _by_code(refusal, known))
     if counter is not None:
         counters.add(counter)
+
+
+def _by_code(refusal: CaracalError, known: Known) -> str | None:
+    if refusal.code == "state_stale":  # row 12, wherever it is noticed
+        return "denials_revoked"
+    return "upstream_errors" if known.passed else None
 
 
 def refusal_headers(

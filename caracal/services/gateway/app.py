@@ -28,7 +28,7 @@ from caracal.services.gateway.forward import Forwarder, upstream_session
 from caracal.services.gateway.own_paths import OwnPaths
 from caracal.services.gateway.proxy import Proxy
 from caracal.services.gateway.streams import STALE, STOPPED, Streams
-from caracal.services.gateway.view import GatewayView
+from caracal.services.gateway.view import OF_ONE_ZONE, GatewayView
 from caracal.services.gateway.websockets import Dial, WebSockets
 from caracal.services.health import Check, Health
 from caracal.services.http import App, Receive, Scope, Send
@@ -78,10 +78,13 @@ class Gateway:
 
     def counted(self) -> dict[str, Any]:
         """Return the contract's counters."""
-        rows = self.view.resources.rows.values()
-        routable = sum(1 for row in rows if row["upstream_url"] and row["ended_at"] is None)
-        revoked = len(self.view.revocations)
-        return {**self.counters, "bindings_loaded": routable, "revocations_active": revoked}
+        zones = self.view.zones
+        return {
+            **self.counters,
+            "bindings_loaded": sum(zone.routable for zone in zones.kept()),
+            "revocations_active": len(self.view.revocations),
+            **{f"zones_{name}": int(value) for name, value in zones.counters.items()},
+        }
 
 
 def create_app(settings: Settings, gateway: Gateway | None = None) -> App:
@@ -112,6 +115,8 @@ async def _start(
     keys = JwksCache(jwks_fetcher(sts, settings.sts_url, settings.sts_timeout))
     stack.push_async_callback(keys.close)
     tail = await _follow(settings, gateway, keys, stack)
+    zones = gateway.view.serve(connections, settings.zone_view_max_bytes)
+    stack.push_async_callback(zones.close)
     bearers = Bearers(
         view=gateway.view,
         keys=keys,
@@ -154,7 +159,7 @@ async def _follow(
 ) -> Tail:
     tail = gateway.view.tail = Tail(
         gateway.view.all,
-        also=("signing_keys",),
+        also=OF_ONE_ZONE,
         database_url=settings.database_url,
         redis_url=settings.redis_url,
         rings=rings(settings),

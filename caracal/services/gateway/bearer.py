@@ -24,8 +24,9 @@ from caracal.mandate import (
     numeric_date,
     verify,
 )
+from caracal.services.consistency import state_stale
 from caracal.services.gateway.admission import Inbound, check_claims
-from caracal.services.gateway.refusals import Denied, Stale, StsUnavailable
+from caracal.services.gateway.refusals import Denied, StsUnavailable
 from caracal.services.gateway.view import GatewayView
 
 _MAX_HELD = 2048
@@ -57,6 +58,17 @@ class Bearers:
         self._issuer, self._fail_open = issuer, fail_open
         self._held: OrderedDict[str, _Held] = OrderedDict()
 
+    def is_genuine(self, inbound: Inbound) -> bool:
+        """Say whether a key of its zone has signed a bearer, and none of its anchors has ended.
+
+        By what is in memory: neither the STS nor the database is asked.
+        """
+        try:
+            claims = verify(inbound.unverified, self._view.verification_keys(inbound.zone_id))
+            return not self._view.barred(anchors_of(claims))
+        except InvalidMandate:
+            return False
+
     async def check(
         self, inbound: Inbound, registered: str, request_id: str
     ) -> tuple[Claims, frozenset[str]]:
@@ -65,7 +77,8 @@ class Bearers:
         Raises:
             Denied: 401, row 10 or 11.
             StsUnavailable: 502, the keys cannot be had.
-            Stale: 503, row 12; whether an anchor has ended is the caller's to look at.
+            Unavailable: 503 ``state_stale``, row 12; whether an anchor has ended is the caller's
+                to look at.
         """
         held = await self._verified(inbound)
         claims = held.claims
@@ -75,7 +88,7 @@ class Bearers:
         if claims.get("use") == "per_call":
             await self._first_use(inbound, claims, request_id)
         if self._view.stale:
-            raise Stale
+            raise state_stale()
         return claims, held.anchors
 
     async def _verified(self, inbound: Inbound) -> _Held:

@@ -94,6 +94,7 @@ class Calls:
             Ended: by a revocation.
         """
         stream.hang_on(checked.anchors)
+        self.check.note_use(checked)
         telemetry.note(zone_id=checked.inbound.zone_id, resource_id=checked.resource["id"])
         mcp = checked.resource["protocol"] == "mcp"
         context = call_context(scope.get("method", "GET"), scope["path"], body, mcp=mcp)

@@ -67,7 +67,7 @@ class Checks:
         inbound = admit(scope["headers"], time.time())
         known.zone_id, known.resource = inbound.zone_id, inbound.resource
         position = await self._reached(scope)
-        resource = await self._routable(inbound)
+        resource = await self._routable(scope, inbound)
         known.scope = inbound.scope or " ".join(resource["scopes"] or ())
         check_path(scope["raw_path"])
         claims, anchors = await self._bearers.check(inbound, resource["identifier"], request_id)
@@ -84,8 +84,16 @@ class Checks:
             raise lagging()
         return position
 
-    async def _routable(self, inbound: Inbound) -> Row:
-        row = await self._view.find(inbound.zone_id, inbound.resource)
+    def note_use(self, checked: Checked) -> None:
+        """Note that a call's zone is in use: its bearer is genuine, and has not been revoked."""
+        self._view.zones.note_use(checked.inbound.zone_id)
+
+    async def _routable(self, scope: Scope, inbound: Inbound) -> Row:
+        zone_id, zones = inbound.zone_id, self._view.zones
+        # Row 8 is before row 10, but no stranger may cause a load.
+        if zones.peek(zone_id) is None and self._bearers.is_genuine(inbound):
+            await zones.load(zone_id)
+        row = await self._view.find(zone_id, inbound.resource, scope)
         if row is None:
             raise Denied(403, "access_denied", "resource not configured", "denials_binding")
         return row

@@ -29,7 +29,8 @@ async def acts_as(view: GatewayView, baggage: Iterable[bytes], claims: Claims) -
     """Return what ``baggage`` adds to the verified claims of a bearer.
 
     Raises:
-        Stale: the view does not know the agent or the edge, and the log cannot be read now.
+        Unavailable: 503 ``state_stale``, the agent or the edge is not in memory, and the log cannot
+            be read now.
     """
     hint = read_hint(baggage)
     if hint.agent_session is None and hint.delegation_edge is None:

@@ -28,23 +28,24 @@ def metadata_url(base: str, zone_id: str | None, resource: str | None) -> str:
     return "/".join((f"{base}{WELL_KNOWN}", *parts))
 
 
-async def document(view: GatewayView, path: str, base: str, issuer: str) -> dict[str, Any]:
+async def document(view: GatewayView, scope: Scope, base: str, issuer: str) -> dict[str, Any]:
     """Return the metadata document for a path (RFC 9728, section 2).
 
     Args:
         view: knows the resources.
-        path: of the request, as on the wire.
+        scope: of the request.
         base: of the Gateway, which without zone and resource is the resource itself.
         issuer: ``ISSUER_URL``; empty: not said.
 
     Raises:
         NotFound: 404, no such resource is routable.
     """
+    path = scope["raw_path"].decode("ascii")
     zone_part, _, resource_part = path.removeprefix(WELL_KNOWN).lstrip("/").partition("/")
     zone_id, resource = unquote(zone_part), unquote(resource_part)
     if not zone_id:
         return _document(base, issuer)
-    row = await view.find(zone_id, resource) if ID_PATTERN.fullmatch(zone_id) else None
+    row = await view.find(zone_id, resource, scope) if ID_PATTERN.fullmatch(zone_id) else None
     if row is None:
         raise NotFound("not_found", "there is no such protected resource")
     server = issuer and f"{issuer}/zones/{quote(zone_id, safe='')}"

@@ -52,8 +52,7 @@ class OwnPaths:
 
     async def _metadata(self, scope: Scope, send: Send) -> None:
         base = public_base(scope, self._settings.gateway_url)
-        path = scope["raw_path"].decode("ascii")
-        found = await document(self._view, path, base, self._settings.issuer_url)
+        found = await document(self._view, scope, base, self._settings.issuer_url)
         headers = [(b"x-request-id", request_id_of(scope).encode())]
         await respond(send, 200, orjson.dumps(found), headers)
 

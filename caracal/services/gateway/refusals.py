@@ -21,15 +21,6 @@ class SenderUnproven(Denied):
         super().__init__(401, code, description, "denials_signature")
 
 
-class Stale(Unavailable):
-    """503 ``state_stale``: the view is too old to decide anything (row 12)."""
-
-    counter = "denials_revoked"
-
-    def __init__(self) -> None:
-        super().__init__("state_stale", "the view of this service is too old to decide")
-
-
 class StsUnavailable(CaracalError):
     """502 or 504: the STS cannot be reached, or what it answers cannot be used (row 13)."""
 

@@ -9,7 +9,8 @@ from types import TracebackType
 
 from caracal.errors import CaracalError, Unavailable
 from caracal.events.base import Fact
-from caracal.services.gateway.refusals import ClientGone, Stale, session_revoked
+from caracal.services.consistency import state_stale
+from caracal.services.gateway.refusals import ClientGone, session_revoked
 from caracal.services.gateway.view import GatewayView, touched_by
 
 REVOKED = "x-caracal-revoked"
@@ -35,7 +36,9 @@ class Ended(Exception):
             raise ClientGone
         if self.why == REVOKED:
             return session_revoked()
-        return Stale() if self.why == STALE else Unavailable("unavailable", "the gateway stops")
+        return (
+            state_stale() if self.why == STALE else Unavailable("unavailable", "the gateway stops")
+        )
 
 
 class Stream:
@@ -87,7 +90,7 @@ class Stream:
         """
         self._streams.follow(self, anchors)
         # Registered first, looked at second: no revocation falls between.
-        if self._streams.view.revoked(anchors):
+        if self._streams.view.barred(anchors):
             self.ended = REVOKED
             raise Ended(REVOKED)
 
@@ -130,12 +133,12 @@ class Streams:
     def heard(self, fact: Fact) -> None:
         """End the calls that hang on what a fact has ended; the view holds it already."""
         for anchor in touched_by(fact) & self._by_anchor.keys():
-            if self.view.revoked((anchor,)):
+            if self.view.barred((anchor,)):
                 self._end(self._by_anchor[anchor], REVOKED)
 
     def look_again(self) -> None:
         """Look at every call: the view was taken anew."""
-        self._end((one for one in self._all if self.view.revoked(one.anchors)), REVOKED)
+        self._end((one for one in self._all if self.view.barred(one.anchors)), REVOKED)
 
     def end_all(self, why: str) -> None:
         """End every call: the view is stale, or the process stops."""

@@ -1,104 +1,108 @@
-"""What the Gateway knows, in memory: routable resources, agents, and what has ended."""
+"""What the Gateway knows: of every zone its keys and what has ended, of those in use the rest."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterable
-
 from caracal.events.base import Fact
-from caracal.projections.agent import recent_agents
-from caracal.projections.delegation import recent_delegations
-from caracal.projections.memory import MemoryTable, MemoryView, Row
-from caracal.projections.resource import RESOURCES
-from caracal.projections.revocation import RevocationMap, revocations
-from caracal.projections.tail import Tail
-from caracal.resource_match import match
-from caracal.services.gateway.refusals import Stale
+from caracal.projections.agent import AGENTS, recent_agents
+from caracal.projections.delegation import DELEGATIONS, recent_delegations
+from caracal.projections.memory import Row
+from caracal.projections.partition import Partition
+from caracal.projections.resource import RESOURCES, names_of, recent_resources
+from caracal.projections.revocation import revocations
+from caracal.services.connections import Pool
+from caracal.services.consistency import state_stale
+from caracal.services.gateway.beginnings import Beginnings
+from caracal.services.gateway.lone_resources import LoneResources
+from caracal.services.http import Scope
+from caracal.services.known_zones import KnownZones
+from caracal.services.windows import caller_of
+from caracal.services.zones import Zones
 
-LookUp = Callable[..., list[Row]]
-_MOST_SOUGHT = 4096
+OF_ONE_ZONE = (RESOURCES.name, AGENTS.name, DELEGATIONS.name)
+"""Tables that are in memory for some zones only."""
 
 
-class GatewayView:
-    """The tables that the Gateway's tail fills."""
+class GatewayZone(Partition):
+    """A zone in memory."""
 
-    def __init__(self, max_staleness: float) -> None:
-        self.resources = MemoryTable(RESOURCES)
-        self.things = {made.table.name: made for made in (recent_agents(), recent_delegations())}
-        self.revocations = RevocationMap(max_staleness)
-        self._at = self.resources.index("zone_id", "identifier")
-        self._prefix_at = self.resources.index("zone_id", "identifier", "prefix_match")
-        self._sought: OrderedDict[str, None] = OrderedDict()
-        self._max_staleness = max_staleness
-        self.tail: Tail | None = None
-
-    @property
-    def all(self) -> list[MemoryView]:
-        """Return what the tail keeps up to date."""
-        return [self.resources, *self.things.values(), self.revocations]
+    def __init__(self, zone_id: str) -> None:
+        resources = recent_resources()
+        super().__init__(zone_id, (resources, recent_agents(), recent_delegations()))
+        self.resource = names_of(resources)
 
     @property
-    def following(self) -> Tail:
-        """Return the tail, once the service has started."""
-        assert self.tail is not None
-        return self.tail
+    def routable(self) -> int:
+        """Return how many resources have an upstream."""
+        rows = self.tables[RESOURCES.name].rows.values()
+        return sum(1 for row in rows if row["ended_at"] is None and row["upstream_url"])
 
-    @property
-    def stale(self) -> bool:
-        """Say whether the view is too old to decide anything."""
-        return self.following.age > self._max_staleness
 
-    def routable(self, zone_id: str, requested: str) -> Row | None:
-        """Return the resource with an upstream that ``requested`` names: exact, else prefix."""
-        exact = _Registered(lambda text: self._at(zone_id, text))
-        prefixes = _Registered(lambda text: self._prefix_at(zone_id, text, True))
-        if (identifier := match(requested, exact, prefixes)) is None:
-            return None
-        row = self._at(zone_id, identifier)[0]
-        return row if row["upstream_url"] and row["id"] not in self.following.parked else None
+class GatewayView(KnownZones[GatewayZone]):
+    """What the Gateway's tail fills, and the zones once it does."""
 
-    async def find(self, zone_id: str, requested: str) -> Row | None:
-        """Return what :meth:`routable` does; what is unknown is so at the log's head.
+    _alone: LoneResources
+    _beginnings: Beginnings
+
+    def serve(self, database: Pool, max_bytes: int) -> Zones[GatewayZone]:
+        """Begin to load zones, as many as ``max_bytes`` hold; the tail has started."""
+        self.loaded = Zones(GatewayZone, self.following, database, max_bytes)
+        self._alone = LoneResources(database, self)
+        self._beginnings = Beginnings(database, self.following)
+        return self.loaded
+
+    async def find(self, zone_id: str, requested: str, scope: Scope) -> Row | None:
+        """Return the resource with an upstream that ``requested`` names: exact, else prefix.
+
+        What is unknown is so at the log's head.
+
+        Args:
+            zone_id: of the resource; that it is well formed is all that is known.
+            requested: identifier as the caller sent it.
+            scope: of the request: whose address asks.
 
         Raises:
-            Stale: the log cannot be read now.
+            Unavailable: 503 ``state_stale``, the log cannot be read now.
         """
-        row = self.routable(zone_id, requested)
-        if row is None:
-            if not await self.following.probe():
-                raise Stale
-            row = self.routable(zone_id, requested)
+        zone = self.zones.peek(zone_id)
+        if zone is None:
+            return self._routable(await self._found_alone(zone_id, requested, scope))
+        if (row := self._routable(zone.resource(requested))) is None:
+            await self.look_again()
+            if zone.outdated:
+                raise state_stale()
+            row = self._routable(zone.resource(requested))
         return row
 
     async def thing(self, name: str, zone_id: str, thing_id: str | None) -> Row | None:
         """Return a row of ``agents`` or ``delegations``, also of one that has ended.
 
         Raises:
-            Stale: it is unknown, and the log cannot be read now.
+            Unavailable: 503 ``state_stale``, it is not in memory, and the log cannot be read now.
         """
         if thing_id is None:
             return None
-        things = self.things[name]
-        if thing_id not in things.rows and thing_id not in self._sought:
-            if not await self.following.probe():
-                raise Stale
-            self._note_sought(thing_id)
-        row = things.rows.get(thing_id)
-        return row if row and not row["stub"] and row["zone_id"] == zone_id else None
+        zone = self.zones.peek(zone_id)
+        row = zone.tables[name].rows.get(thing_id) if zone is not None else None
+        if row is None or row["stub"]:
+            row = await self._beginnings.find(name, zone_id, thing_id)
+        return row if row is not None and row["zone_id"] == zone_id else None
 
-    def _note_sought(self, thing_id: str) -> None:
-        """Ids are made where things begin: one that was not there is a stranger's for good."""
-        self._sought[thing_id] = None
-        if len(self._sought) > _MOST_SOUGHT:
-            self._sought.popitem(last=False)
+    async def _found_alone(self, zone_id: str, requested: str, scope: Scope) -> Row | None:
+        if not self._has(zone_id):
+            await self.look_again()
+        if not self._has(zone_id):
+            return None
+        return await self._alone.find(zone_id, requested, caller_of(scope))
 
-    def revoked(self, anchors: Iterable[str]) -> bool:
-        """Say whether one of ``anchors`` has ended, is suspended or parked."""
-        anchors = tuple(anchors)
-        parked = self.following.parked
-        return self.revocations.is_revoked(anchors) or (
-            bool(parked) and not parked.isdisjoint(anchors)
-        )
+    def _has(self, zone_id: str) -> bool:
+        """Say whether there ever was such a zone; one that was archived revokes what it signed."""
+        row = self.known.rows.get(zone_id)
+        return row is not None and not row["stub"]
+
+    def _routable(self, row: Row | None) -> Row | None:
+        if row is None or not row["upstream_url"] or row["id"] in self.following.parked:
+            return None
+        return row
 
 
 def touched_by(fact: Fact) -> set[str]:
@@ -108,13 +112,3 @@ def touched_by(fact: Fact) -> set[str]:
         for applied in revocations.reduce(fact)
         for anchor in getattr(applied.operation, "ids", ())
     }
-
-
-class _Registered:
-    """Identifiers of a zone, as far as the look-up knows them."""
-
-    def __init__(self, found: LookUp) -> None:
-        self._found = found
-
-    def __contains__(self, identifier: object) -> bool:
-        return bool(self._found(identifier))

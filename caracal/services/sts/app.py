@@ -62,10 +62,10 @@ from caracal.services.sts.token_exchange import Rules, TokenExchange
 from caracal.services.sts.token_request import MAX_BODY
 from caracal.services.sts.view import OF_ONE_ZONE, StsView, ZoneView
 from caracal.services.sts.zone_keys import ZoneKeys
-from caracal.services.sts.zones import Zones
 from caracal.services.token_endpoint import Lives, TokenEndpoint
 from caracal.services.traced import Traced, exporting
 from caracal.services.upstream_guard import public_only
+from caracal.services.zones import Zones
 from caracal.settings import Settings
 
 
@@ -212,14 +212,12 @@ async def _follow(settings: Settings, view: StsView, stack: AsyncExitStack) -> T
 
 def _zones(
     settings: Settings, view: StsView, database: Pool, policies: Policies, stack: AsyncExitStack
-) -> Zones:
+) -> Zones[ZoneView]:
     make, tail = partial(ZoneView, view), view.following
     view.loaded = zones = Zones(make, tail, database, settings.zone_view_max_bytes)
     stack.push_async_callback(zones.close)
     zones.loaded.append(policies.met)
     zones.evicted.append(policies.forget)
-    tail.listeners.append(zones.applied)
-    tail.reloaded.append(zones.renew)
     return zones
 
 
@@ -271,7 +269,10 @@ def _admission(
     stack.callback(secrets.close)
     failures = FailureLimit(settings.client_auth_fail_limit_per_min)
     assertions = _assertions(settings, redis, stack)
-    clients = ClientAuthentication(view, secrets, assertions, failures, _alone(view, database))
+    alone, tail = LoneApplications(database), view.following
+    tail.listeners.append(alone.applied)
+    tail.reloaded.append(alone.forget_all)
+    clients = ClientAuthentication(view, secrets, assertions, failures, alone)
     nonces = Nonces(settings.zone_kek[0]) if settings.dpop_nonce else None
     senders = Senders(redis, f"{settings.issuer_url}/oauth/2/token", nonces)
     proofs = Proofs(settings.issuer_url)
@@ -291,13 +292,6 @@ def _logins(
     keys = IssuerKeys(public_only(settings, settings.upstream_host_allowlist))
     stack.push_async_callback(keys.close)
     return Logins(view, keys, zone_keys, redis)
-
-
-def _alone(view: StsView, database: Pool) -> LoneApplications:
-    alone, tail = LoneApplications(database), view.following
-    tail.listeners.append(alone.applied)
-    tail.reloaded.append(alone.forget_all)
-    return alone
 
 
 def _assertions(settings: Settings, redis: Redis, stack: AsyncExitStack) -> ClientAssertions:

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from caracal.ids import ID_PATTERN
 from caracal.projections.memory import Row
+from caracal.services.consistency import need_log
 from caracal.services.sts.call import Call
 from caracal.services.sts.client_assertion import ClientAssertions
 from caracal.services.sts.client_secrets import ClientSecrets
@@ -131,6 +132,7 @@ class ClientAuthentication:
             await view.look_again()
         application = self._known(request, now)
         if application is None and view.has_zone(zone_id) and view.zones.peek(zone_id) is None:
+            await need_log(view.following)
             found = await self._alone.find(zone_id, request.application_id, call.address)
             application = _in_time(found, now)
         if application is None:

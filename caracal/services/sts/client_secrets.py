@@ -12,13 +12,15 @@ import logging
 import secrets
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from hashlib import blake2b
 
 from caracal import secret_hash
 from caracal.events.store.vault import Unreadable, Vault
 from caracal.projections.memory import Row
 from caracal.services.connections import Pool
-from caracal.services.sts.fair_queue import FairQueue
+from caracal.services.fair_queue import FairQueue
+from caracal.services.sts.refusals import too_many_failures
 
 logger = logging.getLogger(__name__)
 _MAX_KNOWN = 10_000
@@ -31,7 +33,7 @@ class ClientSecrets:
     def __init__(self, database: Pool, vault: Vault, *, parallel: int, queue_max: int) -> None:
         self._database, self._vault = database, vault
         self._threads = ThreadPoolExecutor(parallel, thread_name_prefix="argon2")
-        self._queue = FairQueue(parallel, queue_max)
+        self._queue = FairQueue(parallel, queue_max, partial(too_many_failures, 0))
         self._key = secrets.token_bytes(32)
         self._forms: OrderedDict[str, str] = OrderedDict()
         self._known: OrderedDict[str, bytes] = OrderedDict()

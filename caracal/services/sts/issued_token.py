@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from caracal import clock
 from caracal.mandate import Claims, InvalidMandate, verify
 from caracal.projections.memory import Row
+from caracal.services.consistency import state_stale
 from caracal.services.http import Receive, Scope, header, read_body
 from caracal.services.sts.call import Call
 from caracal.services.sts.client_authentication import ClientAuthentication
 from caracal.services.sts.recorder import Recorder
-from caracal.services.sts.refusals import Refused, bad_request, denied, state_stale
+from caracal.services.sts.refusals import Refused, bad_request, denied
 from caracal.services.sts.token_request import MAX_BODY, read_form, request_of
 from caracal.services.sts.view import KnownZone, StsView
 

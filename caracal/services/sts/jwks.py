@@ -9,7 +9,8 @@ import orjson
 
 from caracal.errors import BadInput, InternalError, NotFound
 from caracal.services.http import Receive, Scope, Send, respond
-from caracal.services.sts.view import KnownZone, StsView, parsed_key
+from caracal.services.known_zones import parsed_key
+from caracal.services.sts.view import KnownZone, StsView
 
 logger = logging.getLogger(__name__)
 _CACHE = (b"cache-control", b"public, max-age=300, must-revalidate")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 from caracal.events.base import Fact
 from caracal.events.store.vault import Vault
 from caracal.services.connections import Pool
+from caracal.services.remembered import Remembered
 
 _MAX_OWNERS = 10_000
 _TOPICS = ("provider.", "grant.")
@@ -17,19 +16,16 @@ class OpenedSecrets:
 
     def __init__(self, database: Pool, vault: Vault) -> None:
         self._database, self.vault = database, vault
-        self._opened: OrderedDict[str, dict[str, bytes]] = OrderedDict()
-        self._changes = 0
+        self._opened: Remembered[str, dict[str, bytes]] = Remembered(_MAX_OWNERS)
 
     def applied(self, fact: Fact) -> None:
         """Forget what a provider or grant had; a listener of the tail."""
         if fact.name.startswith(_TOPICS):
-            self._changes += 1
-            self._opened.pop(fact.aggregate_id, None)
+            self._opened.changed(fact.aggregate_id)
 
     def forget_all(self) -> None:
         """Forget everything: the view was taken anew, and facts may have been missed."""
-        self._changes += 1
-        self._opened.clear()
+        self._opened.forget_all()
 
     async def opened(self, owner: str, ref: str) -> bytes:
         """Return the secret.
@@ -38,18 +34,11 @@ class OpenedSecrets:
             Unreadable: it is not there (any more), or does not open.
             psycopg.OperationalError: it is not in memory and the database cannot be reached.
         """
-        if (known := self._opened.get(owner, {}).get(ref)) is not None:
-            self._opened.move_to_end(owner)
+        if (known := (self._opened.get(owner) or {}).get(ref)) is not None:
             return known
-        changes = self._changes
+        changes = self._opened.changes
         async with self._database.connection() as connection:
             secret = await self.vault.read(connection, ref)
-        if changes == self._changes:  # else it may be erased already, and would be kept for ever
-            self._keep(owner, ref, secret)
+        # If something has changed it may be erased already, and would be kept for ever.
+        self._opened.keep(owner, {**(self._opened.get(owner) or {}), ref: secret}, changes)
         return secret
-
-    def _keep(self, owner: str, ref: str, secret: bytes) -> None:
-        self._opened.setdefault(owner, {})[ref] = secret
-        self._opened.move_to_end(owner)
-        if len(self._opened) > _MAX_OWNERS:
-            self._opened.popitem(last=False)

@@ -15,9 +15,9 @@ from caracal.policy.apart import Apart, Stalled
 from caracal.policy.beat import label
 from caracal.policy.engine import Bundle, Decision, PolicyCompileError, deny
 from caracal.projections.memory import Row
+from caracal.services.consistency import state_stale
 from caracal.services.policy_report import Loaded
 from caracal.services.sts.evaluator import Evaluator
-from caracal.services.sts.refusals import state_stale
 from caracal.services.sts.view import StsView, ZoneView
 
 logger = logging.getLogger(__name__)

@@ -18,6 +18,7 @@ from caracal.events.store.appender import VersionConflict
 from caracal.events.store.log import Log, Saved
 from caracal.events.store.vault import Unreadable
 from caracal.projections.memory import Row
+from caracal.services.flights import Flights
 from caracal.services.provider_client import Client, wanted
 from caracal.services.provider_kind import (
     GRANT_REQUIRED,
@@ -25,7 +26,6 @@ from caracal.services.provider_kind import (
     REFRESH_FAILED,
     NoCredential,
 )
-from caracal.services.sts.flights import Flights
 from caracal.services.sts.opened_secrets import OpenedSecrets
 from caracal.services.sts.provider_guard import Circuits, Leases
 from caracal.services.sts.view import StsView

@@ -123,8 +123,3 @@ def challenge_refused() -> Refused:
 def audit_unavailable() -> Unavailable:
     """Return the refusal of an allow that leaves no evidence."""
     return Unavailable("audit_unavailable", "the decision cannot be recorded now")
-
-
-def state_stale() -> Unavailable:
-    """Return the refusal of a view that may have missed something."""
-    return Unavailable("state_stale", "the state is not known to be current")

@@ -17,6 +17,7 @@ from caracal.errors import Forbidden, InternalError
 from caracal.events.store.log import Saved
 from caracal.ids import new_id
 from caracal.mandate import MAX_TOKEN_BYTES, SigningKey, sign
+from caracal.services.consistency import state_stale
 from caracal.services.http import Header, Receive, Scope, Send, header, read_body, respond
 from caracal.services.sts import issuance
 from caracal.services.sts.admission import Admission
@@ -26,7 +27,7 @@ from caracal.services.sts.issuance import Mandate
 from caracal.services.sts.policies import Policies
 from caracal.services.sts.provider_credentials import ProviderCredentials
 from caracal.services.sts.recorder import Recorder
-from caracal.services.sts.refusals import Refused, denied, state_stale
+from caracal.services.sts.refusals import Refused, denied
 from caracal.services.sts.resource_decision import conclude, decide
 from caracal.services.sts.session_facts import SessionFacts
 from caracal.services.sts.shadow import Shadows

@@ -5,18 +5,15 @@ No sessions: signature, ``exp`` and anchors not revoked *are* the session check.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import datetime
-from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from caracal.events.application import Application
 from caracal.events.base import Aggregate
 from caracal.events.provider import Provider
-from caracal.events.resource import Resource
 from caracal.events.topics import FACT_TOPIC_OF
 from caracal.events.trusted_issuer import TrustedIssuer
-from caracal.mandate import Keys, VerificationKey, public_key
+from caracal.mandate import Keys
 from caracal.projections.agent import AGENTS, recent_agents
 from caracal.projections.application import APPLICATIONS
 from caracal.projections.delegation import DELEGATION_EPOCHS, DELEGATIONS, recent_delegations
@@ -26,20 +23,12 @@ from caracal.projections.partition import Partition
 from caracal.projections.policy import POLICIES, POLICY_VERSIONS
 from caracal.projections.policy_set import POLICY_SET_VERSIONS, POLICY_SETS
 from caracal.projections.provider import PROVIDERS
-from caracal.projections.resource import RESOURCES
-from caracal.projections.revocation import RevocationMap
-from caracal.projections.signing_key import SIGNING_KEYS
+from caracal.projections.resource import RESOURCES, names_of, recent_resources
 from caracal.projections.table import Table
-from caracal.projections.tail import Tail
 from caracal.projections.trusted_issuer import TRUSTED_ISSUERS
-from caracal.projections.zone import ZONES
-from caracal.resource_match import match
-from caracal.services.sts.refusals import state_stale
+from caracal.services.consistency import state_stale
+from caracal.services.known_zones import KnownZones
 
-if TYPE_CHECKING:
-    from caracal.services.sts.zones import Zones
-
-_PUBLISHED_KEYS = 2
 OF_ONE_ZONE = tuple(
     table.name
     for table in (
@@ -76,61 +65,32 @@ class GrantTable(MemoryTable):
             self.ever.add((row["application_id"], row["resource_id"]))
 
 
-class StsView:
-    """The tables that a tail fills for all zones, and the zones; ``max_staleness`` in seconds."""
+class StsView(KnownZones["ZoneView"]):
+    """What the STS knows of all zones."""
 
     def __init__(self, max_staleness: float) -> None:
-        self._zones, self._keys = MemoryTable(ZONES), MemoryTable(SIGNING_KEYS)
+        """``max_staleness`` in seconds."""
+        super().__init__(max_staleness)
         self.epochs = MemoryMarks(DELEGATION_EPOCHS)
-        self.revocations = RevocationMap(max_staleness)
-        self.keys_of = self._keys.index("zone_id")
-        self.tail: Tail | None = None
-        self.loaded: Zones | None = None
 
     @property
     def all(self) -> list[MemoryView]:
         """Return what the tail keeps up to date for all zones."""
-        return [self._zones, self._keys, self.epochs, self.revocations]
-
-    @property
-    def following(self) -> Tail:
-        """Return the tail, once the service has started."""
-        assert self.tail is not None
-        return self.tail
-
-    @property
-    def zones(self) -> Zones:
-        """Return the zones that are loaded, once the service has started."""
-        assert self.loaded is not None
-        return self.loaded
+        return [*super().all, self.epochs]
 
     def has_zone(self, zone_id: str) -> bool:
         """Say whether there is such a zone, not archived."""
-        return self._zones.live(zone_id) is not None
+        return self.known.live(zone_id) is not None
 
     def is_gateway_only(self, zone_id: str) -> bool:
         """Say whether a zone's mandates for resources are for the Gateway alone."""
-        zone = self._zones.live(zone_id)
+        zone = self.known.live(zone_id)
         return zone is not None and bool(zone.get("gateway_only"))
-
-    async def look_again(self) -> None:
-        """Bring the view to the log's head: what is unknown there is not there.
-
-        Raises:
-            Unavailable: 503 ``state_stale``, the log cannot be read.
-        """
-        if not await self.following.probe():
-            raise state_stale()
 
     def only_zone(self) -> str | None:
         """Return the id of the zone when there is exactly one."""
-        live = [zone_id for zone_id in self._zones.rows if self.has_zone(zone_id)]
+        live = [zone_id for zone_id in self.known.rows if self.has_zone(zone_id)]
         return live[0] if len(live) == 1 else None
-
-    def barred(self, ids: Iterable[str]) -> bool:
-        """Say whether one of ``ids`` has ended, is suspended, or is parked."""
-        ids = tuple(ids)
-        return self.revocations.is_revoked(ids) or not self.following.parked.isdisjoint(ids)
 
 
 class KnownZone:
@@ -141,13 +101,11 @@ class KnownZone:
 
     def published_keys(self) -> list[Row]:
         """Return the two newest signing keys, newest first."""
-        rows = self._view.keys_of(self.id)
-        return sorted(rows, key=lambda row: row["version"], reverse=True)[:_PUBLISHED_KEYS]
+        return self._view.published_keys(self.id)
 
     def verification_keys(self) -> Keys:
         """Return the keys that verify this zone's tokens, by ``kid``."""
-        found = (parsed_key(row) for row in self.published_keys())
-        return dict(key for key in found if key is not None)
+        return self._view.verification_keys(self.id)
 
     def epoch(self) -> int:
         """Return the log position of the last change of an edge; 0 if there was none."""
@@ -164,13 +122,13 @@ class ZoneView(KnownZone, Partition):
 
     def __init__(self, view: StsView, zone_id: str) -> None:
         KnownZone.__init__(self, view, zone_id)
-        self._grants = GrantTable()
+        self._grants, resources = GrantTable(), recent_resources()
         Partition.__init__(
             self,
             zone_id,
             (
                 _recent(APPLICATIONS, Application.Created),
-                _recent(RESOURCES, Resource.Created),
+                resources,
                 _recent(PROVIDERS, Provider.Created),
                 _recent(TRUSTED_ISSUERS, TrustedIssuer.Created),
                 self._grants,
@@ -182,8 +140,7 @@ class ZoneView(KnownZone, Partition):
                 MemoryTable(POLICY_SET_VERSIONS),
             ),
         )
-        self._resource_at = self.tables["resources"].index("identifier")
-        self._prefix_at = self.tables["resources"].index("identifier", "prefix_match")
+        self._named = names_of(resources)
         self._issuer_at = self.tables["trusted_issuers"].index("issuer")
         self._grants_of = self._grants.index("application_id", "resource_id")
         self.policy_sets = self.tables["policy_sets"].index()
@@ -195,13 +152,8 @@ class ZoneView(KnownZone, Partition):
 
     def resource(self, requested: str) -> Row | None:
         """Return the resource that ``requested`` names: exact, else the longest prefix."""
-        exact = _Registered(self._resource_at)
-        prefixes = _Registered(lambda text: self._prefix_at(text, True))
-        identifier = match(requested, exact, prefixes)
-        if identifier is None:
-            return None
-        row = self._resource_at(identifier)[0]
-        return None if row["id"] in self._parked else row
+        row = self._named(requested)
+        return None if row is None or row["id"] in self._parked else row
 
     def provider(self, provider_id: str) -> Row | None:
         """Return a provider that is not archived."""
@@ -265,30 +217,6 @@ def _recent(table: Table, began: type[Aggregate.Event]) -> RecentTable:
     return RecentTable(table, born_on=born_on, ended_on="archived_at")
 
 
-class _Registered:
-    """Identifiers of a zone, as far as the look-up ``found`` knows them."""
-
-    def __init__(self, found: Callable[[str], list[Row]]) -> None:
-        self._found = found
-
-    def __contains__(self, identifier: object) -> bool:
-        return isinstance(identifier, str) and bool(self._found(identifier))
-
-
 def is_over(row: Row, now: datetime) -> bool:
     """Say whether something has expired."""
     return row["expires_at"] is not None and row["expires_at"] <= now
-
-
-def parsed_key(row: Row) -> tuple[str, VerificationKey] | None:
-    """Return a published key by its ``kid``; None when it cannot be read."""
-    jwk = row["public_jwk"]
-    return _parsed(row["id"], str(jwk.get("x")), str(jwk.get("y")))
-
-
-@lru_cache(maxsize=4096)
-def _parsed(kid: str, x: str, y: str) -> tuple[str, VerificationKey] | None:
-    try:
-        return public_key({"kty": "EC", "crv": "P-256", "alg": "ES256", "kid": kid, "x": x, "y": y})
-    except ValueError:
-        return None

@@ -13,20 +13,22 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Generic, TypeVar, cast
 
-import psycopg
-
-from caracal.errors import CaracalError
+from caracal.errors import CaracalError, Unavailable
 from caracal.events.base import Fact
+from caracal.projections.partition import Partition
 from caracal.projections.tail import Tail
 from caracal.projections.tail_snapshot import fill
 from caracal.services.connections import Pool
-from caracal.services.sts.flights import Flights
-from caracal.services.sts.refusals import state_stale
-from caracal.services.sts.view import ZoneView
+from caracal.services.consistency import need_log, patience, state_stale
+from caracal.services.flights import Flights
 from caracal.tasks import cancelled
 
 logger = logging.getLogger(__name__)
+
+Zone = TypeVar("Zone", bound=Partition)
+"""What a service holds of one zone."""
 
 PARALLEL = 2
 """Loads at once: each costs the database a scan of the zone, and this process its time."""
@@ -44,7 +46,7 @@ class _Counters:
     evictions_total: int = 0
 
 
-class Zones:
+class Zones(Generic[Zone]):
     """The zones that are loaded, up to about ``max_bytes``; the one used last is never put out.
 
     Attributes:
@@ -53,19 +55,21 @@ class Zones:
     """
 
     def __init__(
-        self, make: Callable[[str], ZoneView], tail: Tail, database: Pool, max_bytes: int
+        self, make: Callable[[str], Zone], tail: Tail, database: Pool, max_bytes: int
     ) -> None:
         self._make, self._tail, self._database = make, tail, database
         self._max_bytes = max_bytes
-        self._kept: OrderedDict[str, ZoneView] = OrderedDict()  # used last: at the end
-        self._flights: Flights[ZoneView] = Flights()
+        self._kept: OrderedDict[str, Zone] = OrderedDict()  # used last: at the end
+        self._flights: Flights[Zone] = Flights()
         self._turns = asyncio.Semaphore(PARALLEL)
         self._wanted: deque[str] = deque()
         self._fetching: asyncio.Task[None] | None = None
         self._next_look = 0.0
-        self.loaded: list[Callable[[ZoneView], None]] = []
+        self.loaded: list[Callable[[Zone], None]] = []
         self.evicted: list[Callable[[str], None]] = []
         self._counters = _Counters()
+        tail.listeners.append(self._look)
+        tail.reloaded.append(self._renew)
 
     async def close(self) -> None:
         """End the loads under way."""
@@ -73,12 +77,14 @@ class Zones:
             await cancelled(self._fetching)
         await self._flights.close()
 
-    def peek(self, zone_id: str | None) -> ZoneView | None:
+    def peek(self, zone_id: str | None) -> Zone | None:
         """Return a zone that is in memory, also one that only a request holds."""
-        zone = self._tail.partitions.get(zone_id or "")
-        return zone if isinstance(zone, ZoneView) and zone.usable else None
+        zone = self._kept.get(zone_id or "")
+        if zone is None:
+            zone = cast("Zone | None", self._tail.partitions.get(zone_id or ""))
+        return zone if zone is not None and zone.usable else None
 
-    async def load(self, zone_id: str) -> ZoneView:
+    async def load(self, zone_id: str) -> Zone:
         """Return a zone, and note that it is used. Only for who is authenticated.
 
         Raises:
@@ -86,9 +92,16 @@ class Zones:
         """
         if (known := self.peek(zone_id)) is not None:
             return self._used(known)
+        await need_log(self._tail)
         zone = await self._joined(zone_id)
-        zone.check()  # since it was loaded the tail may have been taken anew
+        if zone.outdated:  # since it was loaded the tail was taken anew
+            raise state_stale()
         return self._used(zone)
+
+    def note_use(self, zone_id: str) -> None:
+        """Note that a zone is used, if it is in memory. Only by who is authenticated."""
+        if (known := self.peek(zone_id)) is not None:
+            self._used(known)
 
     async def arriving(self, zone_id: str) -> None:
         """Wait for a zone that is being loaded; nothing is begun here.
@@ -105,22 +118,22 @@ class Zones:
         if self._fetching is None or self._fetching.done():
             self._fetching = asyncio.create_task(self._fetch_wanted(), name="zones wanted")
 
-    def renew(self) -> None:
+    def kept(self) -> list[Zone]:
+        """Return the zones that are kept, used last first."""
+        return list(reversed(self._kept.values()))
+
+    def _renew(self) -> None:
         """Load all anew, in the order of their last use: the tail was taken anew."""
         ids, self._kept = list(self._kept), OrderedDict()
         for zone_id in ids:
             self._tell_evicted(zone_id)
             self.want(zone_id)
 
-    def applied(self, fact: Fact) -> None:
-        """See from time to time whether the zones have grown; a listener of the tail."""
+    def _look(self, fact: Fact) -> None:
+        """See from time to time whether the zones have grown."""
         if (now := time.monotonic()) >= self._next_look:
             self._next_look = now + _LOOK_SECONDS
             self._shrink()
-
-    def kept(self) -> list[ZoneView]:
-        """Return the zones that are kept, used last first."""
-        return list(reversed(self._kept.values()))
 
     @property
     def counters(self) -> dict[str, float]:
@@ -128,7 +141,7 @@ class Zones:
         weight = sum(zone.weight for zone in self._kept.values())
         return {"loaded": len(self._kept), "bytes": weight, **vars(self._counters)}
 
-    def _used(self, zone: ZoneView) -> ZoneView:
+    def _used(self, zone: Zone) -> Zone:
         comes = self._kept.get(zone.id) is not zone
         self._kept[zone.id] = zone
         self._kept.move_to_end(zone.id)
@@ -136,15 +149,16 @@ class Zones:
             self._shrink()
         return zone
 
-    async def _joined(self, zone_id: str) -> ZoneView:
+    async def _joined(self, zone_id: str) -> Zone:
         try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
+            async with patience(PATIENCE_SECONDS):
                 return await self._flights.join(zone_id, lambda: self._loaded(zone_id))
-        except (psycopg.Error, OSError, TimeoutError) as error:
-            logger.warning("zone %s is not loaded: %s", zone_id, type(error).__name__)
-            raise state_stale() from None
+        except Unavailable as error:
+            cause = type(error.__context__ or error).__name__
+            logger.warning("zone %s is not loaded: %s", zone_id, cause)
+            raise
 
-    async def _loaded(self, zone_id: str) -> ZoneView:
+    async def _loaded(self, zone_id: str) -> Zone:
         async with self._turns:
             if (known := self.peek(zone_id)) is not None:
                 return known  # there must never be two: the tail feeds one
@@ -160,7 +174,7 @@ class Zones:
             told(zone)
         return self._used(zone)  # even if nobody waits any more
 
-    async def _filled(self, zone_id: str) -> ZoneView:
+    async def _filled(self, zone_id: str) -> Zone:
         for _ in range(_ATTEMPTS):
             zone = self._make(zone_id)
             async with self._database.connection() as connection:

@@ -9,21 +9,28 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from caracal.services.sts.refusals import too_many_failures
+from caracal.errors import CaracalError, TooMany
 
 _Place = asyncio.Future[None]
 _Lanes = OrderedDict[str, deque[_Place]]
 """Who waits, by lane; the first one's turn is next."""
 
 
-class FairQueue:
-    """``parallel`` have a turn at once, ``queue_max`` wait."""
+def too_many() -> TooMany:
+    """Return the refusal of one too many."""
+    return TooMany("access_denied", "too many wait", retry_after=1)
 
-    def __init__(self, parallel: int, queue_max: int) -> None:
-        self._free, self._max = parallel, queue_max
+
+class FairQueue:
+    """``parallel`` have a turn at once, ``queue_max`` wait; ``full`` is told to one too many."""
+
+    def __init__(
+        self, parallel: int, queue_max: int, full: Callable[[], CaracalError] = too_many
+    ) -> None:
+        self._free, self._max, self._full = parallel, queue_max, full
         self._zones: OrderedDict[str, _Lanes] = OrderedDict()
 
     @asynccontextmanager
@@ -31,7 +38,7 @@ class FairQueue:
         """Wait for a turn, and have it inside.
 
         Raises:
-            TooMany: 429 ``access_denied``, too many wait.
+            CaracalError: too many wait.
         """
         if self._free:
             self._free -= 1
@@ -68,7 +75,7 @@ class FairQueue:
         place = lanes[lane][-1]
         self._leave(longest, lane, place)
         if not place.done():
-            place.set_exception(too_many_failures(0))
+            place.set_exception(self._full())
 
     def _leave(self, zone_id: str, lane_id: str, place: _Place) -> None:
         lanes = self._zones.get(zone_id)
