@@ -32,6 +32,7 @@ from caracal.events.store.audit_topic import (
 )
 from caracal.events.store.entries import EntryId
 from caracal.events.store.leader import Leadership
+from caracal.events.store.postgres import connected
 from caracal.events.store.redis import GONE, RawEntry, connect, entries_in, streams_of
 from caracal.events.store.redis_line import RedisLine
 from caracal.events.topics import AUDIT
@@ -113,9 +114,7 @@ class _Ingesting:
     @classmethod
     async def open(cls, ingestor: Ingestor, stack: AsyncExitStack) -> _Ingesting:
         connection = await stack.enter_async_context(
-            await AsyncConnection.connect(
-                ingestor.database_url, autocommit=True, connect_timeout=5, options=_OPTIONS
-            )
+            await connected(ingestor.database_url, _OPTIONS)
         )
         redis = connect(ingestor.redis_url, connections=2)
         stack.push_async_callback(redis.aclose)

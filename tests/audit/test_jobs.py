@@ -38,7 +38,7 @@ def settings(variables: Variables, **more: str) -> Settings:
 async def working(given: Settings) -> AsyncIterator[AuditJobs]:
     """Run the jobs."""
     jobs = AuditJobs(given)
-    tasks = [asyncio.create_task(job) for job in jobs.jobs()]
+    tasks = [asyncio.create_task(job()) for job in jobs.jobs()]
     try:
         yield jobs
         assert [task.exception() for task in tasks if task.done()] == []

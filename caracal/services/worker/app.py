@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -20,9 +19,9 @@ from caracal.services.http import App, Edge
 from caracal.services.traced import Traced, exporting
 from caracal.services.worker.audit import AuditJobs
 from caracal.services.worker.audit_admin import AuditAdmin
+from caracal.services.worker.jobs import Jobs
 from caracal.services.worker.sweep import Sweeper, sweeps
 from caracal.settings import Settings
-from caracal.tasks import cancelled
 
 
 def create_app(settings: Settings) -> App:
@@ -40,22 +39,17 @@ def create_app(settings: Settings) -> App:
             relay, runners = _relay(settings), _runners(settings)
             audit = AuditJobs(settings)
             sweepers = [Sweeper(settings, sweep) for sweep in sweeps(settings)]
-            projecting = (runner.run() for runner in runners)
-            sweeping = (sweeper.run() for sweeper in sweepers)
-            jobs = [relay.run(), *projecting, *sweeping, *audit.jobs()]
-            tasks = [asyncio.create_task(job) for job in jobs]
-            # Together: one after the other, what each takes to end would add up over all.
-            stack.push_async_callback(cancelled, *tasks)
-
-            async def stalled() -> str | None:
-                return "job_stalled" if any(task.done() for task in tasks) else None
-
+            projecting = (runner.run for runner in runners)
+            sweeping = (sweeper.run for sweeper in sweepers)
+            jobs = Jobs((relay.run, *projecting, *sweeping, *audit.jobs()))
+            stack.push_async_callback(jobs.stop)
             health.watch(
                 database=connections,
-                checks=(stalled, audit.lagging),
+                checks=(jobs.stalled, audit.lagging),
                 details=lambda: _details(relay, runners, audit, settings.ready_dead_letters_max),
                 counters=lambda: {
                     **_counters(relay, runners),
+                    "job_failures_total": jobs.failures,
                     **audit.counters(),
                     **{name: n for sweeper in sweepers for name, n in sweeper.counters.items()},
                 },

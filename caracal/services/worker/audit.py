@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -17,11 +18,13 @@ from redis.asyncio import Redis
 
 from caracal import clock
 from caracal.events.store.audit_topic import backlog, group_state, trim
+from caracal.events.store.postgres import connected
 from caracal.events.store.redis import GONE, connect
 from caracal.events.topics import SIEM_GROUP
 from caracal.projections.audit_chain import ChainReport, sweep
 from caracal.projections.audit_ingest import Ingestor
 from caracal.services.worker.export import Export
+from caracal.services.worker.jobs import Job
 from caracal.services.worker.retention import Retention
 from caracal.settings import Settings
 from caracal.stream_signature import Keyring
@@ -73,14 +76,14 @@ class AuditJobs:
             claim_idle_seconds=settings.audit_claim_idle_secs,
         )
 
-    def jobs(self) -> list[Coroutine[Any, Any, None]]:
+    def jobs(self) -> list[Job]:
         """Return the jobs, to be run as a task each."""
         return [
-            self.ingestor.run(),
-            self._every(TRIM_SECONDS, self._trim),
-            self._every(SWEEP_SECONDS, self._sweep),
-            self.retention.run(),
-            *([self.export.run()] if self.export.is_on else []),
+            self.ingestor.run,
+            partial(self._every, TRIM_SECONDS, self._trim),
+            partial(self._every, SWEEP_SECONDS, self._sweep),
+            self.retention.run,
+            *([self.export.run] if self.export.is_on else []),
         ]
 
     async def lagging(self) -> str | None:
@@ -136,9 +139,7 @@ class AuditJobs:
         """Do some work now and every so often; after an error again soon, on a new connection."""
         while True:
             try:
-                async with await AsyncConnection.connect(
-                    self._settings.database_url, autocommit=True, connect_timeout=5
-                ) as connection:
+                async with await connected(self._settings.database_url) as connection:
                     await work(connection)
             except (*GONE, psycopg.Error) as error:
                 logger.info("audit %s: %s", work.__name__, type(error).__name__)

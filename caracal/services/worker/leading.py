@@ -10,6 +10,8 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection
 
+from caracal.events.store.postgres import connected
+
 logger = logging.getLogger(__name__)
 
 LEADER_SECONDS = 30
@@ -31,9 +33,7 @@ class Leading:
         """Work until cancelled."""
         while True:
             try:
-                async with await AsyncConnection.connect(
-                    self._database_url, autocommit=True, connect_timeout=5
-                ) as connection:
+                async with await connected(self._database_url) as connection:
                     await self._lead(connection)
             except (psycopg.Error, OSError) as error:
                 self.failed(error)
