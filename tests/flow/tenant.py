@@ -73,7 +73,9 @@ class Answer:
 
     @property
     def code(self) -> str:
-        """The error code; empty without one."""
+        """The error code, or what kept the answer away; empty without one."""
+        if self.status == 0:
+            return str(self.body)
         return str(self.body.get("error", "")) if isinstance(self.body, dict) else ""
 
     @property
