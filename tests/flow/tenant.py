@@ -130,7 +130,8 @@ Seeing = Callable[[httpx.Response], Awaitable[None]]
 @asynccontextmanager
 async def calling(product: Product, *seeing: Seeing) -> AsyncIterator[Caller]:
     """A caller with connections of its own; ``seeing`` are shown each answer as it came."""
-    limits = httpx.Limits(max_connections=None)
+    # One that is kept may be closed as idle just when a request has been given it.
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
     async with httpx.AsyncClient(
         verify=False, timeout=_PATIENCE, limits=limits, event_hooks={"response": list(seeing)}
     ) as http:

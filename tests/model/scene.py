@@ -40,11 +40,13 @@ result := {
 
 
 def client() -> httpx.AsyncClient:
-    """Return a client that gives connections up before the servers do, and waits for long.
+    """Return a client with a connection for each request, which waits for long.
 
-    A command that goes on while its caller has given up would be another thing to try.
+    One that is kept may be closed as idle, by the server or by the client's own pool, just when a
+    request has been given it. A command that goes on while its caller has given up would be
+    another thing to try.
     """
-    limits = httpx.Limits(max_connections=None, keepalive_expiry=1.0)
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
     return httpx.AsyncClient(timeout=60, trust_env=False, limits=limits)
 
 
@@ -96,7 +98,9 @@ class Answer:
 
     @property
     def code(self) -> str:
-        """The error code; empty without one."""
+        """The error code, or what kept the answer away; empty without one."""
+        if self.status == 0:
+            return str(self.body)
         return str(self.body.get("error", "")) if isinstance(self.body, dict) else ""
 
     @property
@@ -127,17 +131,11 @@ class Scene:
     steady: bool = True
 
     async def ask(self, method: str, url: str, **content: Any) -> Answer:
-        """Send a request; again, for some time, while the service says that it is behind.
-
-        Where nothing is killed a connection is lost to a machine that is too busy: what changes
-        nothing is asked again.
-        """
+        """Send a request; again, for some time, while the service says that it is behind."""
         ends = time.monotonic() + _PATIENCE
-        harmless = self.steady and (method == "GET" or "/oauth/2/" in url)
         while True:
             answer = await self._asked(method, url, **content)
-            lost = answer.unknown and harmless
-            if not (lost or answer.code in _BEHIND) or time.monotonic() > ends:
+            if answer.code not in _BEHIND or time.monotonic() > ends:
                 return answer
             await asyncio.sleep(0.05)
 
