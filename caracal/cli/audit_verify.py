@@ -12,7 +12,6 @@ from caracal.cli.command import AsJson
 from caracal.cli.outcome import REFUSED
 from caracal.cli.running import DEFAULT_DATA_DIR, DataDir, running_stack
 from caracal.cli.show import Output
-from caracal.cli.up import exit_code
 from caracal.errors import StartError
 
 _COLUMNS = ("zone_id", "rows", "first_seq", "last_seq", "state")
@@ -34,6 +33,8 @@ def verify(
     The key is AUDIT_HMAC_KEY, or that of the running stack. Exit code 1: something is not as it
     was written, or is missing.
     """
+    from caracal.cli.up import exit_code  # with it comes all that runs the product
+
     raise typer.Exit(exit_code(lambda: _verify(Output(json), file, data_dir)))
 
 

@@ -63,10 +63,13 @@ class Children:
         sys.stdout.flush()
         sys.stderr.flush()
         parent = os.getpid()
+        # Python ignores what a signal's handler raises within the hooks of a fork.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         pid = os.fork()
         if pid == 0:
-            _become(parent, work, log)
+            _become(parent, work, log, before)
         self._names[pid] = name
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def pid(self, name: str) -> int | None:
         """Return the id of a process that, as far as is known, runs."""
@@ -107,13 +110,16 @@ class Children:
                 os.kill(pid, number)
 
 
-def _become(parent: int, work: Callable[[], int], log: IO[bytes] | None) -> NoReturn:
+def _become(
+    parent: int, work: Callable[[], int], log: IO[bytes] | None, mask: Iterable[int]
+) -> NoReturn:
     """Be the child: never return, so that no cleanup of the parent runs twice."""
     code = 1
     try:
         os.setsid()  # Ctrl-C reaches the parent alone, which knows the order
         for each in _SIGNALS:
             signal.signal(each, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         die_with_parent(signal.SIGKILL, parent)
         _redirect(log)
         code = work()

@@ -362,7 +362,7 @@ def test_every_command_is_tried() -> None:
     elsewhere = {
         *("dead list", "dead show", "dead replay"),
         *("policy test", "policy activate", "audit tail", "provider-grant connect"),
-        *("agent tree", "delegation graph"),
+        *("agent tree", "delegation graph", "audit verify"),
     }
     assert commands() - tried == elsewhere
 
