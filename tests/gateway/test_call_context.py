@@ -41,7 +41,7 @@ def test_a_tool_call_is_told_by_name_and_names_of_arguments() -> None:
         b'{"method":"tools/call","Params":{"name":"danger"}}',
         b'{"method":"tools/call","params":{"Name":"danger"}}',
         b'{"method":"tools/call","params":{"name":"get","Arguments":{"a":1}}}',
-        '{"method":"tools/call","paramſ":{"name":"danger"}}'.encode(),
+        b'{"method":"tools/call","param\xc5\xbf":{"name":"danger"}}',
         b'{"method":"resources/read","params":{"name":"docs://open","uri":"docs://secret"}}',
         b'{"method":"resources/read","params":{"name":"","uri":"docs://secret"}}',
         b'{"method":"tools/list","params":[1]}',
