@@ -308,6 +308,27 @@ async def test_a_session_that_was_ended_does_not_begin_again(desk: Desk) -> None
     assert (await desk.login(token)).status_code == 401
 
 
+async def test_a_used_token_is_remembered_whatever_the_rules_become(
+    world: World, provider: OidcProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its age by the rules of today is no bound: those of tomorrow may allow more."""
+    desk = await trusting(world, provider, max_age_seconds=60)
+    kept: list[int] = []
+    plain = Redis.set
+
+    async def noted(self: Redis, name: Any, *rest: Any, **more: Any) -> Any:
+        if str(name).startswith("sts:id-token:"):
+            kept.append(more["ex"])
+        return await plain(self, name, *rest, **more)
+
+    monkeypatch.setattr(Redis, "set", noted)
+    token = desk.issuer.token()  # good for 600 s
+    assert (await desk.login(token)).status_code == 200
+    await desk.change(max_age_seconds=3600)
+    assert (await desk.login(token)).status_code == 401
+    assert min(kept) > 600
+
+
 async def test_an_issuer_may_let_its_tokens_begin_more(
     world: World, provider: OidcProvider
 ) -> None:
