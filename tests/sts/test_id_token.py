@@ -139,5 +139,7 @@ def test_a_user_id_is_of_zone_issuer_and_subject() -> None:
         user_id_of(b"k" * 32, "https://b.example", "ada"),
         user_id_of(b"k" * 32, "https://a.example", "Ada"),
         user_id_of(b"k" * 32, "https://a.example/ad", "a"),
+        user_id_of(b"k" * 32, "https://a.example", "ada", "nickname"),
     }
-    assert len(others | {made}) == 5
+    assert len(others | {made}) == 6
+    assert made == user_id_of(b"k" * 32, "https://a.example", "ada", "sub")

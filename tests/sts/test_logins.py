@@ -186,7 +186,7 @@ async def test_another_claim_names_the_user(world: World, provider: OidcProvider
     desk = await trusting(world, provider, subject_claim="oid", issuer=provider.issuer().url)
     desk.issuer = provider._issuers[desk.rules.issuer.rpartition("/")[2]]
     user = claims_of(await desk.login(desk.issuer.token(oid="0-1")))["sub"]
-    assert user == user_id_of(await desk.data_key(), desk.issuer.url, "0-1")
+    assert user == user_id_of(await desk.data_key(), desk.issuer.url, "0-1", "oid")
     answer = await desk.login(desk.issuer.token())
     assert await refused(desk, answer) == INVALID
     assert await reason(desk, answer) == "subject claim oid"

@@ -186,7 +186,8 @@ async def user_id(
     """
     row = await _row(call, zone_id, issuer_id)
     key = await _data_key(call, zone_id)
-    return UserIdAnswer(user_id=user_id_of(key, row["issuer"], body.subject))
+    name = user_id_of(key, row["issuer"], body.subject, row["subject_claim"])
+    return UserIdAnswer(user_id=name)
 
 
 _ARCHIVE = Cascade(

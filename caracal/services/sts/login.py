@@ -162,7 +162,7 @@ class Logins:
         except Unacceptable as reason:
             raise _invalid(str(reason)) from None
         key = await self._zone_keys.opened(zone.id)
-        user_id = user_id_of(key, rules["issuer"], said.subject)
+        user_id = user_id_of(key, rules["issuer"], said.subject, rules["subject_claim"])
         if zone.trusted_issuer(rules["issuer"]) is not rules:
             raise denied("the issuer's rules changed meanwhile", INVALID)
         return Login(user_id, rules, said, sha256(token.signed).hexdigest())
