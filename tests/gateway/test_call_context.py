@@ -8,7 +8,7 @@ from urllib.parse import unquote
 import orjson
 import pytest
 
-from caracal.services.gateway.call_context import UNREADABLE, call_context
+from caracal.services.gateway.call_context import UNREADABLE, call_context, is_plain
 
 
 def told(body: bytes) -> object:
@@ -109,3 +109,34 @@ def test_paths_that_an_upstream_may_tell_apart_are_told_apart(one: bytes, other:
 @pytest.mark.parametrize("raw", [b"/caf%C3%A9", b"/a%20b", b"/%7Ea", b"/a%25b", b"/a", b"/"])
 def test_a_path_that_means_one_thing_is_told_once(raw: bytes) -> None:
     assert "raw_path" not in of_path(raw)
+
+
+JSON = (b"content-type", b"application/json")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [],
+        [JSON],
+        [JSON, (b"content-encoding", b"identity")],
+        [(b"content-type", b"application/json; charset=utf-8")],
+        [(b"content-type", b'application/json;charset="UTF-8"; a=b')],
+    ],
+)
+def test_a_body_in_utf_8_is_what_it_looks_like(headers: list[tuple[bytes, bytes]]) -> None:
+    assert is_plain(headers)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        (b"content-type", b"application/json; charset=utf-7"),
+        (b"content-type", b"application/json; Charset = 'UTF-16'"),
+        (b"content-type", b"application/json; charset=utf-8; charset=utf-7"),
+        (b"content-type", b"application/json; charset*=utf-8''utf-7"),
+        (b"content-encoding", b"deflate"),
+    ],
+)
+def test_a_body_that_may_be_read_otherwise_is_not(header: tuple[bytes, bytes]) -> None:
+    assert not is_plain([JSON, header])

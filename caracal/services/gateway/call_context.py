@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from typing import Any
 
 import orjson
 
 from caracal.errors import BadInput
+from caracal.services.gateway.headers import Header
 
 MAX_MCP_BODY = 1_048_576
 MAX_CONTEXT = 8_192
@@ -27,6 +28,9 @@ _PARAMS = ("name", "uri", "arguments")
 # RFC 3986, section 2.2: what may stand plain in a path, and then means something else.
 _RESERVED = re.compile(rb"(?i)%(?:2[1467-9a-cf]|3[abd]|40|5[bd])")
 
+_CHARSET = re.compile(rb"[;\s]charset\s*=\s*[\"']?([^\s;\"',]+)")
+_UTF_8 = frozenset((b"utf-8", b"utf8"))
+
 
 def call_context(
     method: str, path: str, body: bytes | None, *, mcp: bool, raw_path: bytes = b""
@@ -38,7 +42,7 @@ def call_context(
     Args:
         method: of the request.
         path: of the request, decoded.
-        body: of the request; None when it is too long to be read before it is sent on.
+        body: of the request; None when it cannot be read before it is sent on, or is not plain.
         mcp: the resource speaks MCP.
         raw_path: as on the wire. It is told where the decoded path stands for others, too, which
             the upstream may tell apart: an agreement must not hold for them.
@@ -56,6 +60,21 @@ def call_context(
     if len(text) > MAX_CONTEXT:
         raise BadInput("internal_error", "upstream request build failed")
     return text.decode()
+
+
+def is_plain(headers: Iterable[Header]) -> bool:
+    """Say whether a body is what it looks like: of no coding, and in no charset but JSON's own.
+
+    An upstream that minds the charset could read another call in the same bytes.
+    """
+    for name, value in headers:
+        if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+            return False
+        if name == b"content-type":
+            named = _CHARSET.findall(value.lower())
+            if value.lower().count(b"charset") != len(named) or not _UTF_8.issuperset(named):
+                return False
+    return True
 
 
 def _mcp(body: bytes) -> dict[str, Any]:
