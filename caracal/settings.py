@@ -409,6 +409,10 @@ def _gateway(settings: Settings) -> None:
 def _export(settings: Settings) -> None:
     if settings.audit_export_dir is not None and settings.audit_export_s3_bucket:
         raise ValueError("AUDIT_EXPORT_DIR and AUDIT_EXPORT_S3_BUCKET: only one of them")
+    endpoint = settings.audit_export_s3_endpoint
+    if settings.is_runtime and endpoint and not _is_safe_hop(endpoint):
+        said = "must be https, unless its host is loopback or has no dot"
+        raise ValueError(f"AUDIT_EXPORT_S3_ENDPOINT {said}")
 
 
 def _siem(settings: Settings) -> None:

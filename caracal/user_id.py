@@ -15,11 +15,13 @@ from caracal.mandate import encode_base64url
 _PURPOSE = b"caracal user id"
 
 
-def user_id_of(data_key: bytes, issuer: str, subject: str) -> str:
+def user_id_of(data_key: bytes, issuer: str, subject: str, claim: str = "sub") -> str:
     """Return the id of a user: of a zone's data key, an issuer's URL and its name for the user.
 
-    The same for the same three, always; an issuer's URL has no NUL, so no two triples are spelt
-    alike.
+    The same for the same, always, and only for it: none of them has a NUL, and where another claim
+    than ``sub`` has the name, that is part of it. What a user may choose, such as an address, is
+    never taken for what the issuer calls another user.
     """
-    text = b"\x00".join((_PURPOSE, issuer.encode(), subject.encode()))
+    named = (subject,) if claim == "sub" else (subject, claim)
+    text = b"\x00".join((_PURPOSE, issuer.encode(), *(part.encode() for part in named)))
     return f"usr_{encode_base64url(hmac.digest(data_key, text, sha256)).decode()}"

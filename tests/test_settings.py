@@ -305,6 +305,14 @@ def test_frozen_and_silent_about_secrets() -> None:
         assert secret not in shown
 
 
+def test_the_trail_goes_to_no_bucket_in_the_clear() -> None:
+    given = RUNTIME | {"AUDIT_EXPORT_S3_BUCKET": "audit"}
+    told = refusal("worker", given | {"AUDIT_EXPORT_S3_ENDPOINT": "http://s3.example"})
+    assert told.startswith("AUDIT_EXPORT_S3_ENDPOINT must be https")
+    for url in ("https://s3.example", "http://minio:9000", "http://127.0.0.1:9000"):
+        load_settings("worker", given | {"AUDIT_EXPORT_S3_ENDPOINT": url})
+
+
 @pytest.mark.parametrize(
     ("url", "told"),
     [

@@ -45,7 +45,7 @@ def _verify(out: Output, named: list[Path], data_dir: Path) -> int:
     files = _files(named)
     try:
         reports = verify_files(files, keys)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:  # null, or another type
         raise StartError(f"no export of ours: {error}") from error
     rows = [
         {

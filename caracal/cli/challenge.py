@@ -20,6 +20,7 @@ def _with_call(found: dict[str, Any]) -> dict[str, Any]:
     said = []
     for kind, members in _SAID_OF_CALLS.items():
         if isinstance(told := (called or {}).get(kind), dict):
+            told = {**told, "path": told.get("raw_path") or told.get("path")}  # whichever binds
             words = (str(told[name]) for name in members if told.get(name))
             said.append(f"{kind}: {' '.join(words)}")
     return {**found, "call": said}

@@ -12,6 +12,9 @@ from caracal.events.base import Aggregate, Fall
 from caracal.events.guards import Free, Need, Take, live
 from caracal.events.zone import needs_zone
 
+MAX_AGE_SECONDS = 86_400
+"""The most that rules may allow an id_token since it was made."""
+
 
 class TrustedIssuer(Aggregate):
     """created -> changed* -> archived

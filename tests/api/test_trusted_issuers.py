@@ -153,6 +153,11 @@ async def test_a_users_id_is_made_by_the_zones_own_key(api: Plane) -> None:
     async with api.database() as db:
         key = await VAULT.read(db, found.data_key_ref)
     assert ids[0] == user_id_of(key, url, "ada@corp.example")
+    await api.call("DELETE", f"/zones/{zone}/trusted-issuers/{made['id']}")
+    anew = await trusted(api, zone, issuer=url, subject_claim="email")
+    path = f"/zones/{zone}/trusted-issuers/{anew['id']}/user-id"
+    by_email = (await api.call("POST", path, {"subject": "ada@corp.example"})).json()["user_id"]
+    assert by_email == user_id_of(key, url, "ada@corp.example", "email") != ids[0]
 
 
 async def test_an_archived_issuer_ends_the_sessions_it_began(api: Plane) -> None:

@@ -61,6 +61,14 @@ TAMPERED: dict[str, tuple[list[str], list[str]]] = {
         ["content_mismatch", "chain_hmac_mismatch", "chain_break"],
     ),
     "tie": ([changed("chain_hmac = repeat('a', 64)")], ["chain_hmac_mismatch"]),
+    "tie that is no number": ([changed("chain_hmac = '\u00e9'")], ["chain_hmac_mismatch"]),
+    "row that cannot be read": (
+        [
+            "CREATE TABLE beyond PARTITION OF audit_events DEFAULT",
+            changed("occurred_at = 'infinity'"),
+        ],
+        ["chain_break"],
+    ),
     "no tie": ([changed("chain_hmac = ''")], ["chain_hmac_mismatch"]),
     "predecessor": (
         [changed("prev_content_sha256 = repeat('a', 64)")],

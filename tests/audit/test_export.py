@@ -352,6 +352,7 @@ TAMPERED: list[tuple[Change, set[str]]] = [
     (lambda rows: rows.pop(0), {"chain_gap", "chain_break"}),
     (lambda rows: rows.insert(0, rows[0]), {"chain_gap", "chain_break"}),
     (lambda rows: rows[0].update(chain_hmac="00" * 32), {"chain_hmac_mismatch"}),
+    (lambda rows: rows[0].update(chain_hmac="\u00e9"), {"chain_hmac_mismatch"}),
 ]
 
 
@@ -390,7 +391,11 @@ def test_the_command(files: list[Path], tmp_path: Path, monkeypatch: pytest.Monk
     assert broken.exit_code == 1
     assert "chain_gap" in broken.stdout
     (tmp_path / "no.parquet").write_bytes(b"PAR1")
-    for name in ("no.parquet", "none.parquet"):
+    table = pq.ParquetFile(files[0]).read()
+    rows = [row | {"occurred_at": None} for row in table.to_pylist()]
+    loose = pa.schema(field.with_nullable(True) for field in table.schema)
+    pq.write_table(pa.Table.from_pylist(rows, schema=loose), tmp_path / "null.parquet")
+    for name in ("no.parquet", "none.parquet", "null.parquet"):
         none = runner.invoke(main, ["audit", "verify", "--file", str(tmp_path / name)])
         assert none.exit_code == 2
         assert "no export of ours" in none.stderr

@@ -358,3 +358,8 @@ def _true(what: Any) -> Any:
         return bool(what())
 
     return condition
+
+
+def test_a_cut_whose_tie_is_no_number_is_tied_by_nobody() -> None:
+    assert not Cut("z", 1, 3, None, "a", "\u00e9").is_tied(KEYS)
+    assert Cut("z", 1, 3, None, "a").tied(KEYS).is_tied(KEYS)

@@ -246,3 +246,5 @@ def test_who_agrees_is_shown_to_which_call(stand_in: StandIn) -> None:
     shown = shell.run("challenge", "get", "c").stdout
     assert r"http: POST /mcp\x1b[2J, mcp: tools/call refund" in shown
     assert shell.json("challenge", "get", "c") == asked
+    call["http"] = {"method": "DELETE", "path": "/files/a/b", "raw_path": "/files/a%2Fb"}
+    assert "http: DELETE /files/a%2Fb, mcp" in shell.run("challenge", "get", "c").stdout

@@ -328,3 +328,12 @@ async def test_an_anchor_of_the_mandate_alone_refuses_after_the_exchange(scene: 
     assert after["denials_revoked"] == before["denials_revoked"] + 1
     assert len(scene.sts.calls) == 1
     assert not scene.upstream.requests
+
+
+async def test_an_mcp_call_in_another_charset_cannot_be_read(scene: Scene, mcp: str) -> None:
+    headers = {"X-Caracal-Resource": mcp, "Content-Type": "application/json; charset=utf-7"}
+    body = b'{"method":"tools/list","params":{"a":"+ACI-"}}'
+    answer = await scene.call("/mcp", "POST", headers=headers, content=body)
+    assert answer.status_code == 200
+    assert orjson.loads(scene.sts.calls[0]["call_context"])["mcp"] == {"method": ""}
+    assert scene.upstream.requests[0].body == body

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import orjson
 import pytest
 from aiohttp import web
 from websockets.asyncio.client import ClientConnection, connect
@@ -153,6 +154,16 @@ async def test_what_the_sts_refuses_is_not_opened(scene: Scene, echo: Echo) -> N
     assert refused.value.response.status_code == 403
     assert not echo.heads
     assert "mcp" not in scene.sts.calls[0]["call_context"]
+
+
+async def test_of_mcp_over_a_websocket_policy_is_told_that_it_cannot_be_read(
+    scene: Scene, echo: Echo
+) -> None:
+    made = await scene.resource_with(upstream_url="http://127.0.0.1:9", protocol="mcp")
+    headers = scene.headers() | {"X-Caracal-Resource": made.identifier}
+    async with opened(scene, headers=headers) as socket:
+        await socket.send("bye")
+    assert orjson.loads(scene.sts.calls[0]["call_context"])["mcp"] == {"method": ""}
 
 
 @pytest.mark.parametrize(("path", "status"), [("/closed", 409), ("/plain", 502)])

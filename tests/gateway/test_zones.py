@@ -312,6 +312,24 @@ async def test_hints_are_read_of_memory_and_else_of_the_log(scene: Scene, looks:
     assert await bound(stranger) == (None, None)
 
 
+async def test_an_agent_that_was_named_as_an_edge_is_still_found(scene: Scene) -> None:
+    one = await cold(scene)
+    agent, ended = [await one.tenant.add_agent() for _ in range(2)]
+    await one.save()
+    await one.tenant.end(ended)
+    zone = await scene.gateway.view.zones.load(one.tenant.id)
+    zone.tables["agents"]._remove(ended.aggregate_id)
+    said = [f"caracal.agent_session={of.aggregate_id}" for of in (agent, ended)]
+    said[0] += f",caracal.delegation_edge={ended.aggregate_id}"
+    scene.sts.calls.clear()
+    for baggage in said:
+        assert (await one.call(headers={"baggage": baggage})).status_code == 200
+    assert [form.get("agent_session_id") for form in scene.sts.calls] == [
+        agent.aggregate_id,
+        ended.aggregate_id,
+    ]
+
+
 async def test_a_parked_resource_is_not_routed_wherever_its_zone_is(
     database_url: str, redis_url: str
 ) -> None:

@@ -127,6 +127,12 @@ def test_how_long_to_wait() -> None:
     assert [seconds_of(text) for text in ("7", " 7 ", far, "9" * 400)] == [7, 7, 300, 300]
     past = email.utils.format_datetime(clock.now() - timedelta(days=9), usegmt=True)
     assert [seconds_of(text) for text in (past, "", "-5", "soon", "\u0667", "1.5")] == [0] * 6
+    beyond = [
+        f"Mon, 01 Jan {'9' * 20} 00:00:00 GMT",
+        f"Mon, 01 Jan 2026 {'9' * 20}:00:00 GMT",
+        f"Mon, 01 Jan 2026 00:00:00 +{'9' * 20}",
+    ]
+    assert [seconds_of(text) for text in beyond] == [0] * 3
     judge(204)
 
 

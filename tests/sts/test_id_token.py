@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from caracal.events.trusted_issuer import MAX_AGE_SECONDS
 from caracal.foreign_jwt import ForeignJwt
 from caracal.mandate import encode_base64url
 from caracal.services.sts.id_token import LEEWAY, Told, Unacceptable, issuer_of, read, told
@@ -73,7 +74,9 @@ def test_whatever_stands_in_it_only_what_is_right_gets_through(
     assert found.subject == claims["sub"]
     assert 0 < len(found.subject) <= 255
     assert 0 <= found.authenticated_at <= NOW
-    assert NOW < found.usable_until <= NOW + 600 + 2 * LEEWAY + 1
+    # By no rules that may come is it taken when it is not remembered any more.
+    ends = min(claims["exp"], claims["iat"] + MAX_AGE_SECONDS) + LEEWAY
+    assert NOW < ends <= found.usable_until <= NOW + MAX_AGE_SECONDS + 2 * LEEWAY + 1
     assert set(found.mapped) <= {"groups"}
 
 
@@ -136,5 +139,7 @@ def test_a_user_id_is_of_zone_issuer_and_subject() -> None:
         user_id_of(b"k" * 32, "https://b.example", "ada"),
         user_id_of(b"k" * 32, "https://a.example", "Ada"),
         user_id_of(b"k" * 32, "https://a.example/ad", "a"),
+        user_id_of(b"k" * 32, "https://a.example", "ada", "nickname"),
     }
-    assert len(others | {made}) == 5
+    assert len(others | {made}) == 6
+    assert made == user_id_of(b"k" * 32, "https://a.example", "ada", "sub")

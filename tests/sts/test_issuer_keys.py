@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
+import orjson
 import pytest
 from aiohttp import web
 
@@ -14,7 +16,7 @@ from caracal.errors import Unavailable
 from caracal.key_sets import FORCED_EVERY, LIFE
 from caracal.projections.memory import Row
 from caracal.services.sts import issuer_keys
-from caracal.services.sts.guarded_fetch import MAX_BYTES
+from caracal.services.sts.guarded_fetch import CONNECTIONS, MAX_BYTES
 from caracal.services.sts.issuer_keys import STALE_SECONDS, IssuerKeys
 from caracal.services.upstream_guard import UpstreamGuard
 from tests.signing import ec_key, public_jwk, rsa_key
@@ -39,10 +41,27 @@ class Shelf:
     now: float = 1000.0
 
     def rules(self, **members: Any) -> Row:
-        return {"issuer": self.issuer.url, "jwks_uri": None, **members}
+        return {"zone_id": "one", "issuer": self.issuer.url, "jwks_uri": None, **members}
 
     async def has(self, kid: str = "one", **members: Any) -> bool:
         return await self.keys.find(self.rules(**members), kid) is not None
+
+
+class SlowFetch:
+    """Documents of hosts that do not answer, but for one; as many at once as there are."""
+
+    def __init__(self) -> None:
+        self._connections = asyncio.Semaphore(CONNECTIONS)
+
+    async def get(self, uri: str) -> bytes:
+        async with asyncio.timeout(0.5), self._connections:
+            if uri.startswith("https://slow"):
+                await asyncio.Event().wait()
+            await asyncio.sleep(0.3)
+            return orjson.dumps({"keys": [public_jwk(ec_key(), kid="one", use="sig")]})
+
+    async def close(self) -> None:
+        """Nothing is open."""
 
 
 @pytest.fixture
@@ -205,7 +224,7 @@ async def test_only_public_addresses_are_asked_in_production(
     keys, issuer = IssuerKeys(UpstreamGuard("false")), provider.issuer()
     for uri in (None, issuer.jwks_uri):
         with pytest.raises(Unavailable):
-            await keys.find({"issuer": issuer.url, "jwks_uri": uri}, "one")
+            await keys.find({"zone_id": "one", "issuer": issuer.url, "jwks_uri": uri}, "one")
     assert issuer.calls == []
     await keys.close()
 
@@ -216,7 +235,7 @@ async def test_a_certificate_that_is_not_trusted_is_nobodys(
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
     keys, issuer = IssuerKeys(UpstreamGuard("loopback")), provider.issuer()
     with pytest.raises(Unavailable):
-        await keys.find({"issuer": issuer.url, "jwks_uri": None}, "one")
+        await keys.find({"zone_id": "one", "issuer": issuer.url, "jwks_uri": None}, "one")
     assert issuer.calls == []
     await keys.close()
 
@@ -244,3 +263,31 @@ async def test_the_rules_and_the_issuer_do_not_share_what_they_name(shelf: Shelf
     assert await shelf.has()
     with pytest.raises(Unavailable):
         await shelf.has(jwks_uri=shelf.issuer.url + WELL_KNOWN)
+
+
+async def test_slow_issuers_of_one_zone_hold_up_no_other_zone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keys = IssuerKeys(UpstreamGuard())
+    await keys._fetch.close()
+    monkeypatch.setattr(keys, "_fetch", SlowFetch())
+
+    def rules(zone_id: str, uri: str) -> Row:
+        return {"zone_id": zone_id, "issuer": uri, "jwks_uri": uri}
+
+    async def flood() -> None:
+        for number in count():
+            uri = f"https://slow{number}.example"
+            tasks.append(asyncio.create_task(keys.find(rules("one", uri), "one")))
+            await asyncio.sleep(0.005)
+
+    tasks: list[asyncio.Task[Any]] = []
+    tasks.append(asyncio.create_task(flood()))
+    await asyncio.sleep(1)
+    try:
+        assert await keys.find(rules("two", "https://quick.example"), "one") is not None
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await keys.close()

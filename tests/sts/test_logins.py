@@ -186,7 +186,7 @@ async def test_another_claim_names_the_user(world: World, provider: OidcProvider
     desk = await trusting(world, provider, subject_claim="oid", issuer=provider.issuer().url)
     desk.issuer = provider._issuers[desk.rules.issuer.rpartition("/")[2]]
     user = claims_of(await desk.login(desk.issuer.token(oid="0-1")))["sub"]
-    assert user == user_id_of(await desk.data_key(), desk.issuer.url, "0-1")
+    assert user == user_id_of(await desk.data_key(), desk.issuer.url, "0-1", "oid")
     answer = await desk.login(desk.issuer.token())
     assert await refused(desk, answer) == INVALID
     assert await reason(desk, answer) == "subject claim oid"
@@ -306,6 +306,27 @@ async def test_a_session_that_was_ended_does_not_begin_again(desk: Desk) -> None
         session.revoke("token_revoked")
     await desk.world.tenant.save(session)
     assert (await desk.login(token)).status_code == 401
+
+
+async def test_a_used_token_is_remembered_whatever_the_rules_become(
+    world: World, provider: OidcProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its age by the rules of today is no bound: those of tomorrow may allow more."""
+    desk = await trusting(world, provider, max_age_seconds=60)
+    kept: list[int] = []
+    plain = Redis.set
+
+    async def noted(self: Redis, name: Any, *rest: Any, **more: Any) -> Any:
+        if str(name).startswith("sts:id-token:"):
+            kept.append(more["ex"])
+        return await plain(self, name, *rest, **more)
+
+    monkeypatch.setattr(Redis, "set", noted)
+    token = desk.issuer.token()  # good for 600 s
+    assert (await desk.login(token)).status_code == 200
+    await desk.change(max_age_seconds=3600)
+    assert (await desk.login(token)).status_code == 401
+    assert min(kept) > 600
 
 
 async def test_an_issuer_may_let_its_tokens_begin_more(

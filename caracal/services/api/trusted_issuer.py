@@ -13,7 +13,11 @@ from caracal.errors import BadInput, InternalError
 from caracal.events.application import Application, application_not_found
 from caracal.events.store.log import Saved
 from caracal.events.store.vault import Unreadable
-from caracal.events.trusted_issuer import TrustedIssuer, trusted_issuer_not_found
+from caracal.events.trusted_issuer import (
+    MAX_AGE_SECONDS,
+    TrustedIssuer,
+    trusted_issuer_not_found,
+)
 from caracal.events.zone import Zone, zone_not_found
 from caracal.ids import new_id
 from caracal.projections.trusted_issuer import get_trusted_issuer, list_trusted_issuers
@@ -32,7 +36,6 @@ router = APIRouter(prefix="/v1/zones/{zone_id}/trusted-issuers", tags=["trusted-
 Algorithm = Literal["RS256", "PS256", "ES256"]
 _MAX_SUBJECT = 255  # OpenID Connect Core 1.0, section 2: of a sub
 MIN_SECONDS, MAX_SECONDS = 60, 3600
-MAX_AGE_SECONDS = 86_400
 
 
 def _issuer(url: str) -> str:
@@ -183,7 +186,8 @@ async def user_id(
     """
     row = await _row(call, zone_id, issuer_id)
     key = await _data_key(call, zone_id)
-    return UserIdAnswer(user_id=user_id_of(key, row["issuer"], body.subject))
+    name = user_id_of(key, row["issuer"], body.subject, row["subject_claim"])
+    return UserIdAnswer(user_id=name)
 
 
 _ARCHIVE = Cascade(

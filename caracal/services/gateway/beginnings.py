@@ -24,7 +24,7 @@ class Beginnings:
 
     def __init__(self, database: Pool, tail: Tail) -> None:
         self._look_ups, self._tail = LookUps(database, state_stale), tail
-        self._known: Remembered[str, Row] = Remembered(_MAX_KNOWN)
+        self._known: Remembered[tuple[str, str], Row] = Remembered(_MAX_KNOWN)
 
     async def find(self, name: str, zone_id: str, thing_id: str) -> Row | None:
         """Return a row of ``agents`` or ``delegations`` as it began, whatever its zone is.
@@ -34,11 +34,12 @@ class Beginnings:
         Raises:
             Unavailable: 503 ``state_stale``, the log cannot be read now.
         """
-        row = self._known.get(thing_id)
+        key = name, thing_id  # an agent is no edge: who names one as the other hides none
+        row = self._known.get(key)
         if row is None:
             row = await self._read(name, zone_id, thing_id)
             # Ids are made where things begin: one that was not there is nobody's for good.
-            self._known.keep(thing_id, row, self._known.changes)
+            self._known.keep(key, row, self._known.changes)
         return row or None
 
     async def _read(self, name: str, zone_id: str, thing_id: str) -> Row:

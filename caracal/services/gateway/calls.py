@@ -97,7 +97,8 @@ class Calls:
         self.check.note_use(checked)
         telemetry.note(zone_id=checked.inbound.zone_id, resource_id=checked.resource["id"])
         mcp = checked.resource["protocol"] == "mcp"
-        context = call_context(scope.get("method", "GET"), scope["path"], body, mcp=mcp)
+        method, path, raw_path = scope.get("method", "GET"), scope["path"], scope["raw_path"]
+        context = call_context(method, path, body, mcp=mcp, raw_path=raw_path)
         granted = await self._exchange(_form(checked, context), request_id, checked.position)
         stream.hang_on(granted.anchors)
         return Call(scope, request_id, granted.upstream, granted.mandate)

@@ -6,7 +6,7 @@ import logging
 import time
 
 from caracal.errors import MethodNotAllowed
-from caracal.services.gateway.call_context import MAX_MCP_BODY
+from caracal.services.gateway.call_context import MAX_MCP_BODY, is_plain
 from caracal.services.gateway.calls import Calls
 from caracal.services.gateway.checks import Known
 from caracal.services.gateway.forward import Forwarder
@@ -52,6 +52,8 @@ class Proxy:
                 with stream:
                     mcp = checked.resource["protocol"] == "mcp"
                     body = await upload.whole(MAX_MCP_BODY) if mcp else b""
+                    if mcp and not is_plain(scope["headers"]):
+                        body = None
                     call = await self._calls.allowed(scope, request_id, checked, stream, body)
                     await self._forward(call, upload, stream, reply)
                     await reply.finish()

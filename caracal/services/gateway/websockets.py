@@ -96,7 +96,8 @@ class WebSockets:
             stream.endless = True
             try:
                 with stream:
-                    call = await self._calls.allowed(scope, request_id, checked, stream)
+                    # Of MCP no message will be told to policy: it is a call that cannot be read.
+                    call = await self._calls.allowed(scope, request_id, checked, stream, None)
                     relay.upstream = await self._dial(call)
                     added = client_headers(
                         (), request_id=request_id, expires_in=expires_in, trails=False

@@ -107,7 +107,7 @@ def seconds_of(wait: str) -> float:
         return min(float(wait.strip()[:6]), _LONGEST_WAIT)
     try:
         moment = email.utils.parsedate_to_datetime(wait)
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0
     if moment.tzinfo is None:
         return 0.0

@@ -289,6 +289,7 @@ def _logins(
 ) -> Logins:
     zone_keys = ZoneKeys(database, log, Vault(settings.zone_kek))
     view.following.listeners.append(zone_keys.applied)
+    view.following.reloaded.append(zone_keys.forget_all)
     keys = IssuerKeys(public_only(settings, settings.upstream_host_allowlist))
     stack.push_async_callback(keys.close)
     return Logins(view, keys, zone_keys, redis)

@@ -12,7 +12,9 @@ from caracal.services.jwks import bounded
 from caracal.services.upstream_guard import NotAllowed, UpstreamGuard
 
 MAX_BYTES = 64 * 1024
-_CONNECTIONS, _PER_HOST = 20, 2
+CONNECTIONS = 20
+"""At once; the time of who waits for one is running."""
+_PER_HOST = 2
 _HEADERS = {
     "Accept": "application/json",
     "Accept-Encoding": "identity",  # what is compressed could be of any size
@@ -26,7 +28,7 @@ class GuardedFetch:
     def __init__(self, guard: UpstreamGuard, seconds: float) -> None:
         self._guard = guard
         self._session = guard.session(
-            _CONNECTIONS,
+            CONNECTIONS,
             _PER_HOST,
             timeout=aiohttp.ClientTimeout(total=seconds),
             auto_decompress=False,

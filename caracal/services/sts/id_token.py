@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from caracal.events.trusted_issuer import MAX_AGE_SECONDS
 from caracal.foreign_jwt import ForeignJwt, taken_apart
 from caracal.mandate import Claims, decode_base64url, numeric_date
 from caracal.projections.memory import Row
@@ -38,7 +39,8 @@ class Told:
     Attributes:
         subject: what the issuer calls the user.
         authenticated_at: when the user signed in, Unix seconds.
-        usable_until: when it is too old for another session, Unix seconds.
+        usable_until: when it is too old for another session whatever the rules become, Unix
+            seconds.
         mapped: claims that policies see.
     """
 
@@ -114,7 +116,7 @@ def _check_audience(claims: Claims, accepted: list[str]) -> None:
 
 
 def _usable_until(claims: Claims, max_age: int, now: float) -> int:
-    """Items 9 and 10; return when the token is too old, Unix seconds."""
+    """Items 9 and 10; return when the token is too old by any rules, Unix seconds."""
     expires, issued = numeric_date(claims, "exp"), numeric_date(claims, "iat")
     if expires is None or not now < expires + LEEWAY:
         raise Unacceptable("exp")
@@ -123,7 +125,7 @@ def _usable_until(claims: Claims, max_age: int, now: float) -> int:
     begins = numeric_date(claims, "nbf") if "nbf" in claims else 0
     _check(begins is not None and begins <= now + LEEWAY, "nbf")
     _check(now < issued + max_age + LEEWAY, "iat: too old")
-    return ceil(min(expires, issued + max_age)) + LEEWAY
+    return ceil(min(expires, issued + MAX_AGE_SECONDS)) + LEEWAY
 
 
 def _authenticated_at(claims: Claims, now: float) -> int:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 
 import orjson
 
 from caracal.errors import Unavailable
 from caracal.key_sets import KeyCache
 from caracal.projections.memory import Row
+from caracal.services.fair_queue import FairQueue
 from caracal.services.sts.client_keys import ClientKey, Keys, parse
-from caracal.services.sts.guarded_fetch import GuardedFetch
+from caracal.services.sts.guarded_fetch import CONNECTIONS, GuardedFetch
 from caracal.services.upstream_guard import UpstreamGuard
 
 FETCH_SECONDS = 1.8
@@ -27,6 +29,8 @@ STALE_SECONDS = 900.0
 """How long keys are taken beyond their 5 minutes while the issuer cannot be reached."""
 _WELL_KNOWN = "/.well-known/openid-configuration"
 _AT, _OF = "jwks", "issuer"  # before the URL, which has no space
+_WAITING = 1024  # of one more the newest of the zone that has most waiting goes
+_zone_id: ContextVar[str] = ContextVar("zone whose login needs keys", default="")
 
 
 class IssuerKeys:
@@ -39,6 +43,8 @@ class IssuerKeys:
     def __init__(self, guard: UpstreamGuard, clock: Callable[[], float] = time.monotonic) -> None:
         self._fetch = GuardedFetch(guard, FETCH_SECONDS)
         self._cache = KeyCache(self._counted, self._parsed, STALE_SECONDS, clock, fresh_first=True)
+        # Each zone's administrators name issuers: slow ones keep no other zone's users waiting.
+        self._turns = FairQueue(CONNECTIONS, _WAITING)
         self.fetches_total = self.failures_total = 0
 
     async def close(self) -> None:
@@ -54,6 +60,7 @@ class IssuerKeys:
         """
         uri = issuer["jwks_uri"]
         name = f"{_OF} {issuer['issuer']}" if uri is None else f"{_AT} {uri}"
+        _zone_id.set(issuer["zone_id"])  # a fetch that begins here is on its account
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 return (await self._cache.keys(name, kid)).get(kid)
@@ -80,9 +87,13 @@ class IssuerKeys:
         how, _, uri = name.partition(" ")
         if how == _OF:
             # Section 4.1: a terminating / is removed before the well-known path is appended.
-            metadata = await self._fetch.get(uri.removesuffix("/") + _WELL_KNOWN)
+            metadata = await self._got(uri.removesuffix("/") + _WELL_KNOWN, name)
             uri = _jwks_uri(metadata, uri)
-        return await self._fetch.get(uri)
+        return await self._got(uri, name)
+
+    async def _got(self, uri: str, name: str) -> bytes:
+        async with self._turns.turn(_zone_id.get(), name):
+            return await self._fetch.get(uri)
 
 
 def _jwks_uri(metadata: bytes, issuer: str) -> str:

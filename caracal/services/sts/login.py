@@ -30,6 +30,8 @@ from caracal.services.sts.zone_keys import ZoneKeys
 from caracal.user_id import user_id_of
 
 INVALID = "subject_token_invalid"
+_UNDER_WAY = 60
+"""Seconds that a request takes at most, and replicas' clocks differ."""
 _ALONE = ("actor_token", "session_id", "agent_session_id", "delegation_edge_id")
 
 
@@ -130,7 +132,8 @@ class Logins:
             yield
             return
         key = f"sts:id-token:{zone_id}:{login.digest}"
-        life = max(1, ceil(login.told.usable_until - clock.now().timestamp()))
+        left = max(0, ceil(login.told.usable_until - clock.now().timestamp()))
+        life = left + _UNDER_WAY  # until then who was let in before may come here
         try:
             first = await self._redis.set(key, "1", nx=True, ex=life)
         except GONE as error:
@@ -159,7 +162,7 @@ class Logins:
         except Unacceptable as reason:
             raise _invalid(str(reason)) from None
         key = await self._zone_keys.opened(zone.id)
-        user_id = user_id_of(key, rules["issuer"], said.subject)
+        user_id = user_id_of(key, rules["issuer"], said.subject, rules["subject_claim"])
         if zone.trusted_issuer(rules["issuer"]) is not rules:
             raise denied("the issuer's rules changed meanwhile", INVALID)
         return Login(user_id, rules, said, sha256(token.signed).hexdigest())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 
 from caracal.errors import InternalError
 from caracal.events.base import Fact
@@ -11,6 +10,7 @@ from caracal.events.store.log import Log
 from caracal.events.store.vault import Unreadable, Vault
 from caracal.events.zone import Zone
 from caracal.services.connections import Pool
+from caracal.services.remembered import Remembered
 from caracal.services.sts.refusals import denied
 
 logger = logging.getLogger(__name__)
@@ -22,14 +22,16 @@ class ZoneKeys:
 
     def __init__(self, database: Pool, log: Log, vault: Vault) -> None:
         self._database, self._log, self._vault = database, log, vault
-        self._opened: OrderedDict[str, bytes] = OrderedDict()
-        self._ended = 0
+        self._opened: Remembered[str, bytes] = Remembered(_MAX_ZONES)
 
     def applied(self, fact: Fact) -> None:
         """Forget the key of a zone that has ended; a listener of the tail."""
         if fact.name == Zone.Archived.TOPIC:
-            self._ended += 1
-            self._opened.pop(fact.aggregate_id, None)
+            self._opened.changed(fact.aggregate_id)
+
+    def forget_all(self) -> None:
+        """Forget all keys: the view was taken anew, and zones may have ended unseen."""
+        self._opened.forget_all()
 
     async def opened(self, zone_id: str) -> bytes:
         """Return the key of a zone.
@@ -40,13 +42,9 @@ class ZoneKeys:
             Unavailable: 503 ``unavailable``, the database cannot be reached.
         """
         if (known := self._opened.get(zone_id)) is not None:
-            self._opened.move_to_end(zone_id)
             return known
-        ended, key = self._ended, await self._read(zone_id)
-        if ended == self._ended:  # else it may be erased already, and would be kept
-            self._opened[zone_id] = key
-        if len(self._opened) > _MAX_ZONES:
-            self._opened.popitem(last=False)
+        changes, key = self._opened.changes, await self._read(zone_id)
+        self._opened.keep(zone_id, key, changes)  # unless it may be erased already
         return key
 
     async def _read(self, zone_id: str) -> bytes:
