@@ -128,7 +128,7 @@ def verify_files(files: Sequence[Path], keys: Keys) -> list[ChainReport]:
     that. Without keys nothing is tied.
 
     Raises:
-        OSError, ValueError: a file cannot be read, or is none of ours.
+        ValueError: a file, which is named, cannot be read, or is none of ours.
         StartError: the library is not installed.
     """
     walks: dict[str, Walk] = {}
@@ -151,12 +151,15 @@ def _rows_in(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
     import pyarrow.parquet as pq
 
     for file in files:
-        with pq.ParquetFile(file) as opened:
-            missing = set(schema().names) - set(opened.schema_arrow.names)
-            if missing:
-                raise ValueError(f"{file.name} lacks {', '.join(sorted(missing))}")
-            for batch in opened.iter_batches(batch_size=_PAGE):
-                yield from batch.to_pylist()
+        try:
+            with pq.ParquetFile(file) as opened:
+                missing = set(schema().names) - set(opened.schema_arrow.names)
+                if missing:
+                    raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+                for batch in opened.iter_batches(batch_size=_PAGE):
+                    yield from batch.to_pylist()
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{file}: {error}") from error  # Arrow does not say which
 
 
 def _link(row: Mapping[str, Any]) -> Link:
