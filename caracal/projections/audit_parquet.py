@@ -132,8 +132,7 @@ def verify_files(files: Sequence[Path], keys: Keys) -> list[ChainReport]:
         StartError: the library is not installed.
     """
     walks: dict[str, Walk] = {}
-    for row in _rows_in(files):
-        link = _link(row)
+    for link, row in _links_in(files):
         zone_id = link.row.zone_id
         if zone_id not in walks:
             before = (link.seq - 1, link.prev_content_sha256)
@@ -146,7 +145,7 @@ def verify_files(files: Sequence[Path], keys: Keys) -> list[ChainReport]:
     return [walk.report for _, walk in sorted(walks.items())]
 
 
-def _rows_in(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
+def _links_in(files: Sequence[Path]) -> Iterator[tuple[Link, dict[str, Any]]]:
     library()
     import pyarrow.parquet as pq
 
@@ -157,8 +156,8 @@ def _rows_in(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
                 if missing:
                     raise ValueError(f"it lacks {', '.join(sorted(missing))}")
                 for batch in opened.iter_batches(batch_size=_PAGE):
-                    yield from batch.to_pylist()
-        except (OSError, ValueError) as error:
+                    yield from ((_link(row), row) for row in batch.to_pylist())
+        except (OSError, ValueError, TypeError, AttributeError) as error:  # null, or another type
             raise ValueError(f"{file}: {error}") from error  # Arrow does not say which
 
 
