@@ -13,17 +13,21 @@ from caracal.cli.connection import Cli
 _SAID_OF_CALLS = {"http": ("method", "path"), "mcp": ("method", "name")}
 
 
-def _with_call(found: dict[str, Any]) -> dict[str, Any]:
-    """Return a challenge with the call that it is for, in words, beside the other members."""
+_ASKED = ("application_id", "agent_session_id", "resources", "requested_scopes")
+
+
+def _in_words(found: dict[str, Any]) -> dict[str, Any]:
+    """Return a challenge with who asks for what, and the call in words, beside what it has."""
     metadata = found.get("metadata_json")
-    called = metadata.get("call") if isinstance(metadata, dict) else None
+    metadata = metadata if isinstance(metadata, dict) else {}
+    called = metadata.get("call")
     said = []
     for kind, members in _SAID_OF_CALLS.items():
         if isinstance(told := (called or {}).get(kind), dict):
             told = {**told, "path": told.get("raw_path") or told.get("path")}  # whichever binds
             words = (str(told[name]) for name in members if told.get(name))
             said.append(f"{kind}: {' '.join(words)}")
-    return {**found, "call": said}
+    return {**found, **{name: metadata.get(name) for name in _ASKED}, "call": said}
 
 
 CHALLENGES = Things(
@@ -32,13 +36,15 @@ CHALLENGES = Things(
     columns=(
         "id",
         "challenge_type",
+        "application_id",
+        "resources",
+        "requested_scopes",
         "call",
-        "session_id",
         "created_at",
         "expires_at",
         "satisfied_at",
     ),
-    row=_with_call,
+    row=_in_words,
 )
 
 challenge = group()

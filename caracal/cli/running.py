@@ -14,8 +14,8 @@ from caracal.errors import StartError
 
 DEFAULT_DATA_DIR = Path(platformdirs.user_data_dir("caracal", appauthor=False))
 
-WORKER_URL = "worker_url"
-"""File beside ``stack.json``, whose keys are those that other tools rely on and no more."""
+BESIDE = ("worker_url", "siem_url")
+"""Files beside ``stack.json``, whose keys are those that other tools rely on and no more."""
 
 DataDir = Annotated[
     Path, typer.Option(envvar="CARACAL_DATA_DIR", help="Data directory of the running stack.")
@@ -23,7 +23,7 @@ DataDir = Annotated[
 
 
 def running_stack(data_dir: Path) -> dict[str, Any] | None:
-    """Return the content of ``stack.json``, and the worker's URL; None when nothing runs there.
+    """Return the content of ``stack.json``, and what is beside it; None when nothing runs there.
 
     Raises:
         StartError: the file cannot be read.
@@ -33,8 +33,8 @@ def running_stack(data_dir: Path) -> dict[str, Any] | None:
         stack: dict[str, Any] = json.loads(file.read_text())
         if not _runs(stack["pid"]):
             return None  # a killed stack leaves its file behind
-        worker = data_dir / WORKER_URL
-        return stack | ({WORKER_URL: worker.read_text()} if worker.exists() else {})
+        others = [data_dir / name for name in BESIDE]
+        return stack | {other.name: other.read_text() for other in others if other.exists()}
     except FileNotFoundError:
         return None
     except (OSError, ValueError, LookupError, TypeError) as error:

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from caracal.cli.processes import Children, StopRequested, ignore_stop_signals, stop_signals
 from caracal.cli.ready import await_ready
-from caracal.cli.running import WORKER_URL
+from caracal.cli.running import BESIDE
 from caracal.cli.stack_settings import (
     HOST,
     is_given,
@@ -104,7 +104,7 @@ class Stack:
                 self._stop()
 
     def _start(self, directory: DataDir) -> None:
-        (directory.path / "stack.json").unlink(missing_ok=True)
+        _forget(directory)
         for service, port in self._options.ports.items():
             self._listeners[service] = _listen(port)
         factories = {service: self._create(service) for service in self._options.ports}
@@ -170,7 +170,9 @@ class Stack:
 
     def _announce(self, directory: DataDir) -> None:
         described = stack_json(self._settings, directory.path)
-        write_private(directory.path / WORKER_URL, url(self._settings["worker"]))
+        for service, settings in self._settings.items():
+            if (name := f"{service}_url") in BESIDE:
+                write_private(directory.path / name, url(settings))
         write_stack_json(directory.path / "stack.json", described)
         console = Console(highlight=False, soft_wrap=True)
         for service, settings in self._settings.items():
@@ -214,8 +216,7 @@ class Stack:
         self._close_listeners()
         if self._directory is None:
             return
-        for name in ("stack.json", WORKER_URL):
-            (self._directory.path / name).unlink(missing_ok=True)
+        _forget(self._directory)
         for names in _WAY_DOWN:
             for name in self._children.stop(names, _STEP_DOWN):
                 typer.echo(f"caracal: {name} was killed: it did not stop in time", err=True)
@@ -231,6 +232,12 @@ class Stack:
 
 class Died(Exception):
     """A process of the running stack ended by itself."""
+
+
+def _forget(directory: DataDir) -> None:
+    """Remove what says where the stack is; one that was killed has left it."""
+    for name in ("stack.json", *BESIDE):
+        (directory.path / name).unlink(missing_ok=True)
 
 
 def _listen(port: int) -> socket.socket:

@@ -128,12 +128,11 @@ def verify_files(files: Sequence[Path], keys: Keys) -> list[ChainReport]:
     that. Without keys nothing is tied.
 
     Raises:
-        OSError, ValueError: a file cannot be read, or is none of ours.
+        ValueError: a file, which is named, cannot be read, or is none of ours.
         StartError: the library is not installed.
     """
     walks: dict[str, Walk] = {}
-    for row in _rows_in(files):
-        link = _link(row)
+    for link, row in _links_in(files):
         zone_id = link.row.zone_id
         if zone_id not in walks:
             before = (link.seq - 1, link.prev_content_sha256)
@@ -146,17 +145,20 @@ def verify_files(files: Sequence[Path], keys: Keys) -> list[ChainReport]:
     return [walk.report for _, walk in sorted(walks.items())]
 
 
-def _rows_in(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
+def _links_in(files: Sequence[Path]) -> Iterator[tuple[Link, dict[str, Any]]]:
     library()
     import pyarrow.parquet as pq
 
     for file in files:
-        with pq.ParquetFile(file) as opened:
-            missing = set(schema().names) - set(opened.schema_arrow.names)
-            if missing:
-                raise ValueError(f"{file.name} lacks {', '.join(sorted(missing))}")
-            for batch in opened.iter_batches(batch_size=_PAGE):
-                yield from batch.to_pylist()
+        try:
+            with pq.ParquetFile(file) as opened:
+                missing = set(schema().names) - set(opened.schema_arrow.names)
+                if missing:
+                    raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+                for batch in opened.iter_batches(batch_size=_PAGE):
+                    yield from ((_link(row), row) for row in batch.to_pylist())
+        except (OSError, ValueError, TypeError, AttributeError) as error:  # null, or another type
+            raise ValueError(f"{file}: {error}") from error  # Arrow does not say which
 
 
 def _link(row: Mapping[str, Any]) -> Link:

@@ -8,6 +8,8 @@ from datetime import datetime
 from typing import Any
 
 from psycopg import AsyncConnection
+from psycopg.errors import FeatureNotSupported
+from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 
 from caracal.projections.table import Table
@@ -110,7 +112,21 @@ async def is_row(db: Db, table: Table, zone_id: str, row_id: str) -> bool:
 
 
 async def select(db: Db, statement: str, arguments: list[Any]) -> list[dict[str, Any]]:
-    """Run a query and return its rows as dictionaries."""
+    """Run a query and return its rows as dictionaries.
+
+    A rebuild may have given the table other columns since this connection prepared the query: it
+    is prepared anew.
+    """
+    try:
+        return await _selected(db, statement, arguments)
+    except FeatureNotSupported:  # "cached plan must not change result type"
+        if db.info.transaction_status != TransactionStatus.IDLE:
+            raise
+        await db.execute("DEALLOCATE ALL")  # psycopg forgets its own then, too
+        return await _selected(db, statement, arguments)
+
+
+async def _selected(db: Db, statement: str, arguments: list[Any]) -> list[dict[str, Any]]:
     async with db.cursor(row_factory=dict_row) as cursor:
         await cursor.execute(statement, arguments, prepare=True)
         return await cursor.fetchall()

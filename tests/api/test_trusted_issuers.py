@@ -119,6 +119,15 @@ async def test_refusals(api: Plane) -> None:
     assert await refused(api, "DELETE", in_other) == missing
 
 
+@pytest.mark.parametrize("value", [["b"], 1.5, "", None])
+async def test_one_sentence_says_what_a_required_claim_may_be(api: Plane, value: Any) -> None:
+    path = f"/zones/{await api.zone()}/trusted-issuers"
+    answer = await api.call("POST", path, given(required_claims={"hd": value}))
+    said = "required_claims.hd: must be a text, a whole number or a boolean"
+    assert (answer.status_code, answer.json()["error_description"]) == (400, said)
+    assert len(answer.json()["issues"]) == 1
+
+
 async def test_of_many_at_once_one_is_trusted(api: Plane) -> None:
     zone = await api.zone()
     body = given()

@@ -398,7 +398,24 @@ def test_the_command(files: list[Path], tmp_path: Path, monkeypatch: pytest.Monk
     for name in ("no.parquet", "none.parquet", "null.parquet"):
         none = runner.invoke(main, ["audit", "verify", "--file", str(tmp_path / name)])
         assert none.exit_code == 2
-        assert "no export of ours" in none.stderr
+        assert f"no export of ours: {tmp_path / name}: " in none.stderr
+    (tmp_path / "empty").mkdir()
+    none = runner.invoke(main, ["audit", "verify", "--file", str(tmp_path / "empty")])
+    assert none.exit_code == 2
+    assert none.stderr.strip().endswith(f"no .parquet files in {tmp_path / 'empty'}")
+
+
+def test_another_key_is_told_from_forged_rows(
+    files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUDIT_HMAC_KEY", "11" * 32)
+    runner, said = CliRunner(), "no row is tied by this key"
+    other = runner.invoke(main, ["audit", "verify", "-f", str(files[0])])
+    assert (other.exit_code, said in other.stderr) == (1, True)
+    monkeypatch.setenv("AUDIT_HMAC_KEY", KEYS[0].hex())
+    rewrite(files[0], lambda rows: rows[0].update(chain_hmac="00" * 32))
+    forged = runner.invoke(main, ["audit", "verify", "-f", str(files[0])])
+    assert (forged.exit_code, said in forged.stderr) == (1, False)
 
 
 def test_rows_go_in_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -234,12 +234,15 @@ def test_who_agrees_is_shown_to_which_call(stand_in: StandIn) -> None:
         "http": {"method": "POST", "path": "/mcp\x1b[2J"},
         "mcp": {"method": "tools/call", "name": "refund", "arguments_sha256": "a"},
     }
-    asked = {"id": ID.format(1), "challenge_type": "mfa", "metadata_json": {"call": call}}
+    who = {"application_id": ID.format(7), "resources": ["resource://pay"]}
+    asked = {"id": ID.format(1), "challenge_type": "mfa", "metadata_json": {"call": call, **who}}
     direct = asked | {"metadata_json": {"call": None}}
     stand_in.answer = lambda _: (200, [asked, direct, asked | {"metadata_json": None}])
     shell = caracal(stand_in, CARACAL_ZONE=ID.format(9))
     printed = shell.run("challenge", "list").stdout.splitlines()
     assert r"http: POST /mcp\x1b[2J, mcp: tools/call refund" in printed[1]
+    assert ID.format(7) in printed[1]
+    assert "resource://pay" in printed[1]
     assert not any("http" in line for line in printed[2:])
     assert shell.json("challenge", "list")[0] == asked
     stand_in.answer = lambda _: (200, asked)

@@ -16,6 +16,7 @@ import psycopg
 import pytest
 import redis
 
+from caracal.cli.running import running_stack
 from caracal.settings import SERVICES
 from tests.embedded.conftest import (
     StackOf,
@@ -70,12 +71,15 @@ def taken_port() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
-def test_siem_runs_where_it_has_somewhere_to_send_to(up: Up, stack_of: StackOf) -> None:
+def test_siem_runs_where_it_has_somewhere_to_send_to(
+    up: Up, data_dir: Path, stack_of: StackOf
+) -> None:
     running = up(SIEM_SINK_URL="file:///dev/null")
     urls = dict(running.line().split() for _ in range(len(SERVICES) + 1))
     assert list(urls) == [*SERVICES, "siem"]
     assert int(get(urls["siem"])) in children_of(running.pid)
     assert set(stack_of()) == STACK_KEYS
+    assert (running_stack(data_dir) or {})["siem_url"] == urls["siem"]  # for `caracal status`
 
 
 def test_up_and_down(up: Up, data_dir: Path, stack_of: StackOf) -> None:

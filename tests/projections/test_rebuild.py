@@ -11,6 +11,7 @@ from caracal.events.store.log import Log
 from caracal.events.store.relay import Relay
 from caracal.events.topics import facts
 from caracal.events.zone import Zone
+from caracal.projections.query import select
 from caracal.projections.rebuild import as_of, rebuild
 from caracal.projections.runner import Runner
 from caracal.projections.zone import zones
@@ -47,6 +48,18 @@ async def test_a_rebuild_gives_the_rows_that_were_there(
     assert seen[-1] == (at, at)
     assert await _rows(db) == before
     assert await _indexes(db) == indexes
+
+
+async def test_who_has_asked_an_earlier_version_s_table_asks_on(
+    log: Log, db: AsyncConnection[Any], database_url: str
+) -> None:
+    zone = new_zone(name="zone")
+    await save_all(log, [zone])
+    await db.execute("ALTER TABLE zones DROP COLUMN gateway_only")
+    every = "SELECT * FROM zones"
+    assert await select(db, every, []) == []
+    await rebuild(database_url, zones)
+    assert [row["gateway_only"] for row in await select(db, every, [])] == [False]
 
 
 async def test_a_rebuild_under_load_loses_and_doubles_nothing(

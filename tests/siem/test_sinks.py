@@ -87,7 +87,7 @@ async def test_a_certificate_of_somebody_else(receiver: Receiver, tmp_path: Path
     (tmp_path / "other").mkdir()
     other = Receiver(tmp_path / "other")
     sink = Webhook(receiver.url, token="t0ken", form="jsonl", timeout=5, tls=trusting(other.folder))
-    with pytest.raises(Away, match="ConnectError"):
+    with pytest.raises(Away, match=r"ConnectError: .+"):
         await sink.send([record("a")])
     await sink.close()
     assert receiver.calls == []
@@ -247,6 +247,14 @@ async def test_lines_in_a_file_that_is_moved_aside(tmp_path: Path) -> None:
     assert names(file) == ["d", "e"]
 
 
+async def test_the_folder_of_the_file_is_made(tmp_path: Path) -> None:
+    file = tmp_path / "not" / "there" / "out.jsonl"
+    sink = Lines(file)
+    await sink.send([record("a")])
+    await sink.close()
+    assert names(file) == ["a"]
+
+
 async def test_a_line_that_was_cut_off_is_ended(tmp_path: Path) -> None:
     file = tmp_path / "out.jsonl"
     file.write_bytes(record("a").body + b"\n" + record("b").body[:9])
@@ -258,11 +266,12 @@ async def test_a_line_that_was_cut_off_is_ended(tmp_path: Path) -> None:
 
 
 async def test_a_place_where_nothing_can_be_written(tmp_path: Path) -> None:
-    sink = Lines(tmp_path / "none" / "out.jsonl")
-    with pytest.raises(Away, match="FileNotFoundError"):
+    (tmp_path / "file").touch()
+    sink = Lines(tmp_path / "file" / "out.jsonl")
+    with pytest.raises(Away, match=r"Error: .+"):  # what it is, not only its class
         await sink.send([record("a")])
     full = Lines(Path("/dev/full"))
-    with pytest.raises(Away, match="OSError"):
+    with pytest.raises(Away, match="OSError: No space left on device"):
         await full.send([record("a")])
     await sink.close()
     await full.close()

@@ -439,5 +439,14 @@ STATUSES = (
 )
 
 
+async def test_a_refused_login_says_which_check_failed(stage: Stage) -> None:
+    tenant = await new_tenant(stage.world.log)
+    about = {"reason": "invalid subject_token", "subject_check": "required claim hd"}
+    status = "subject_token_invalid"
+    request_id = await put(stage, tenant, evaluation_status=status, metadata_json=about)
+    found = await stage.ask("explain", tenant, request_id)
+    assert "(invalid subject_token, required claim hd)" in found["explanation"]
+
+
 def test_every_status_of_the_contract_has_words() -> None:
     assert set(_CHECKS) == set(STATUSES)

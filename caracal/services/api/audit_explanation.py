@@ -27,8 +27,7 @@ _CHECKS: Mapping[str, tuple[str, str]] = {
     ),
     "subject_token_invalid": (
         "subject token",
-        "the subject token was not signed by this zone, has expired, or lacks a claim; of an"
-        " id_token metadata_json.subject_check says which check",
+        "the subject token was not signed by this zone, has expired, or lacks a claim",
     ),
     "actor_token_invalid": (
         "actor token",
@@ -40,7 +39,11 @@ _CHECKS: Mapping[str, tuple[str, str]] = {
     ),
     "gateway_only": ("gateway", "the zone issues mandates for resources to the Gateway only"),
     "delegation_invalid": ("delegation", "the delegation is unknown, has ended or does not fit"),
-    "challenge_invalid": ("step-up", "the step-up challenge was not satisfied, or was used before"),
+    "challenge_invalid": (
+        "step-up",
+        "the step-up challenge was not satisfied, has expired, was used before, or is to another"
+        " call, agent or session",
+    ),
     "challenge_cooldown": ("step-up", "too many failed step-ups; there is a pause before another"),
     "resource_not_found": ("resource", "the zone has no such resource"),
     "scope_mismatch": ("scopes", "scopes were asked for that the resource does not have"),
@@ -186,7 +189,8 @@ def _explained(decision: Mapping[str, Any], meta: Mapping[str, Any]) -> tuple[st
     if status in _POLICY:
         return "policy", _by_policy(decision, meta)
     check, sentence = _CHECKS.get(status, ("other", f"refused: {status or 'no status given'}"))
-    more = [text for text in (meta.get("resource"), meta.get("reason")) if text]
+    told = (meta.get(name) for name in ("resource", "reason", "subject_check"))
+    more = [text for text in told if text]
     return check, f"{sentence} ({', '.join(more)})" if more else sentence
 
 

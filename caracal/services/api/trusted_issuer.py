@@ -51,15 +51,21 @@ def _distinct(values: list[Any]) -> list[Any]:
     return values
 
 
+def _plain(value: Any) -> Any:
+    """Else each type of the union would say what it is not."""
+    if value == "" or not isinstance(value, str | int):
+        raise ValueError("must be a text, a whole number or a boolean")
+    return value
+
+
 Issuer = Annotated[HttpsUrl, AfterValidator(_issuer)]
 Claim = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(printable)]
 Distinct = AfterValidator(_distinct)
 Audiences = Annotated[list[Name], Field(min_length=1, max_length=32), Distinct]
 Algorithms = Annotated[list[Algorithm], Field(min_length=1, max_length=3), Distinct]
 # Checked before the type, as ``JsonObject``: names stand in the paths of issues.
-Required = Annotated[
-    dict[Claim, Name | bool | int], BeforeValidator(bounded_json), Field(max_length=16)
-]
+Value = Annotated[Name | bool | int, BeforeValidator(_plain)]
+Required = Annotated[dict[Claim, Value], BeforeValidator(bounded_json), Field(max_length=16)]
 Mapped = Annotated[list[Claim], Field(max_length=32), Distinct]
 Applications = Annotated[list[Id], Field(max_length=64), Distinct]
 MaxAge = Annotated[int, Field(ge=MIN_SECONDS, le=MAX_AGE_SECONDS)]

@@ -110,9 +110,11 @@ class Siem:
     def details(self) -> dict[str, Any]:
         """Return what ``/ready`` tells beside."""
         failing = self.exporter.delivery.failing_since is not None
-        return {"lag": self._lag.entries, "dead_letters": self.exporter.counters.dead} | (
-            {"degraded": True} if failing or self.exporter.counters.dead else {}
-        )
+        dead = self.exporter.counters.dead
+        told: dict[str, Any] = {"lag": self._lag.entries, "dead_letters": dead}
+        if failing or dead:
+            told |= {"degraded": True, "reason": "sink_failing" if failing else "dead_letters"}
+        return told
 
     def counters(self) -> dict[str, Any]:
         """Return the counters."""

@@ -30,7 +30,8 @@ class BlockingSink:
         try:
             await asyncio.shield(self._writing)  # no one can stop a thread
         except OSError as error:
-            raise Away(type(error).__name__) from error
+            what = f": {error.strerror}" if error.strerror else ""
+            raise Away(f"{type(error).__name__}{what}") from error
 
     def reopen(self) -> None:
         """Open anew for the next batch; a thread may be writing this one."""

@@ -43,6 +43,7 @@ class Lines(BlockingSink):
         if self._file is not None and not _is_at(self._path, self._file):
             self.let_go()
         if self._file is None:
+            self._path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, _MODE)
             _end_line(self._file)
         return self._file

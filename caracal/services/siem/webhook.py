@@ -66,6 +66,8 @@ class Webhook:
             ):
                 status, wait = answer.status_code, answer.headers.get("Retry-After", "")
                 await _read_past(answer)
+        except httpx.ConnectError as error:  # what the system or TLS said: no URL, no token
+            raise Away(f"ConnectError: {error}") from error
         except (httpx.HTTPError, OSError, TimeoutError) as error:
             raise Away(type(error).__name__) from error
         judge(status, wait)
