@@ -20,13 +20,20 @@ from caracal.events.store.entries import LogReader
 from caracal.projections import PROJECTIONS
 from caracal.projections import rebuild as rebuilding
 from caracal.projections.projection import Projection
+from caracal.projections.schema import prepare
 
 Name = Annotated[str, typer.Argument(help="Name of the read model.")]
 
 
-def rebuild(name: Name, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
-    """Make a read model anew from the log, while the old one serves."""
-    raise typer.Exit(exit_code(lambda: asyncio.run(_rebuild(name, data_dir))))
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[NAME]...", help="Read models; without: those of an earlier version."),
+]
+
+
+def rebuild(names: Names = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+    """Make read models anew from the log, while the old ones serve."""
+    raise typer.Exit(exit_code(lambda: _rebuild(names or [], data_dir)))
 
 
 def as_of(
@@ -38,16 +45,26 @@ def as_of(
     raise typer.Exit(exit_code(lambda: asyncio.run(_as_of(name, position, data_dir))))
 
 
-async def _rebuild(name: str, data_dir: Path) -> int:
-    projection = _named(name)
+def _rebuild(names: list[str], data_dir: Path) -> int:
+    for name in names:
+        _named(name)  # all or none
     url = settings_of_running_stack(data_dir).database_url
+    wanted = names or prepare(url)
+    for name in wanted:
+        asyncio.run(_rebuild_one(_named(name), url))
+    if not wanted:
+        typer.echo("All read models are of this version.")
+    return 0
+
+
+async def _rebuild_one(projection: Projection, url: str) -> None:
+    name = projection.name
     with Progress(transient=True) as progress:
         task = progress.add_task(f"rebuilding {name}", total=None)
         at = await rebuilding.rebuild(
             url, projection, lambda now, end: progress.update(task, completed=now, total=end)
         )
     Console().print(f"{name} stands at position {at}.")
-    return 0
 
 
 async def _as_of(name: str, position: int, data_dir: Path) -> int:

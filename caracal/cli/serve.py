@@ -43,8 +43,7 @@ def _serve(service: Service, workers: int, overrides: dict[str, str]) -> int:
     create_app = run.app_factory(service)
     if service in ("api", "worker"):  # the two that may hold the rights of the schema's owner
         for name in run.prepare_servers(settings):
-            said = f"caracal: read model {name} is outdated: caracal rebuild {name}"
-            typer.echo(said, err=True)
+            typer.echo(f"caracal: read model {name} is outdated: caracal rebuild", err=True)
     if workers == 1 and service != "sts":
         return run.serve(create_app(settings), settings, listener)
     return _serve_many(create_app, settings, listener, workers)

@@ -135,5 +135,6 @@ def _become(listener: socket.socket, gone: int, log: Path) -> None:
 async def _serve(listener: socket.socket, gone: int) -> None:
     """Serve; a pidfd becomes readable when its process ends, be it by kill -9."""
     asyncio.get_running_loop().add_reader(gone, os._exit, 0)
-    config = uvicorn.Config(make_app(), log_config=None, access_log=False)
+    # Longer than the Gateway keeps a connection: none is closed as it is taken.
+    config = uvicorn.Config(make_app(), log_config=None, access_log=False, timeout_keep_alive=120)
     await uvicorn.Server(config).serve([listener])

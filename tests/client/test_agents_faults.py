@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import signal
+import os
+import subprocess
 import sys
-import threading
-import time
-from collections.abc import Iterator
-from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from types import FrameType
+from pathlib import Path
 from typing import Any
 
-import httpx
 import orjson
 import pytest
 
@@ -112,90 +108,16 @@ def nonce_in(head: str) -> str | None:
     return None if nonce is None else str(nonce)
 
 
-# --- Ctrl-C ---------------------------------------------------------------------------------
-
-AGENT = {"id": "agent", "application_id": "app", "subject_session_id": "s", "depth": 0}
-
-
-class Interrupting:
-    """STS and Coordinator of a blocking client; presses Ctrl-C twice before it answers one."""
-
-    def __init__(self, method: str) -> None:
-        self.method, self.came, self.presses = method, threading.Event(), 0
-        self.asked: list[str] = []
-        self._interrupted: FrameType | None = None
-
-    def __call__(self, request: httpx.Request) -> httpx.Response:
-        if request.url.path.endswith("/token"):
-            return httpx.Response(200, json=TOKEN)
-        self.asked.append(request.method)
-        if request.method == self.method:
-            self.press()
-            self.press()  # impatience changes nothing
-        return httpx.Response(200, json=AGENT)
-
-    def press(self) -> None:
-        """Interrupt the main thread while it waits; return when it has noticed."""
-        main = threading.main_thread().ident
-        assert main is not None
-        end = time.monotonic() + LIMIT
-        while (found := _waiting(main)) is None or found is self._interrupted:
-            assert time.monotonic() < end
-            time.sleep(0.001)
-        self._interrupted = found
-        self.came.clear()
-        signal.pthread_kill(main, signal.SIGINT)
-        assert self.came.wait(LIMIT)
-        self.presses += 1
-
-    def notice(self, *_: Any) -> None:
-        self.came.set()
-        raise KeyboardInterrupt
-
-
-def _waiting(thread: int) -> FrameType | None:
-    """Return where a thread waits for a future: beyond beginning the work, before its outcome."""
-    frame: FrameType | None = sys._current_frames()[thread]
-    while frame is not None and frame.f_code not in (Future.result.__code__, wait.__code__):
-        frame = frame.f_back
-    return frame
-
-
-@pytest.fixture
-def pressing(request: pytest.FixtureRequest) -> Iterator[Interrupting]:
-    made = Interrupting(request.param)
-    before = signal.signal(signal.SIGINT, made.notice)
-    yield made
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.parametrize("pressing", ["POST", "DELETE"], indirect=True)
-def test_ctrl_c_while_an_agent_begins_or_ends(pressing: Interrupting) -> None:
-    http = httpx.Client(transport=httpx.MockTransport(pressing))
-    body = []
-    with (
-        SyncCaracal(**options("http://any", http_client=http)) as caracal,
-        pytest.raises(KeyboardInterrupt),
-        caracal.spawn(),
-    ):
-        body.append("ran")
-    assert pressing.asked == ["POST", "DELETE"], "made and undone, or ended"
-    assert pressing.presses == 2
-    assert body == ([] if pressing.method == "POST" else ["ran"])
-
-
-@pytest.mark.parametrize("pressing", ["PATCH"], indirect=True)
-def test_ctrl_c_while_a_token_is_fetched_does_not_reach_the_others(pressing: Interrupting) -> None:
-    gate = threading.Event()
-
-    def fetching(request: httpx.Request) -> httpx.Response:
-        pressing.press()
-        assert gate.wait(LIMIT)
-        return pressing(request)
-
-    http = httpx.Client(transport=httpx.MockTransport(fetching))
-    with SyncCaracal(**options("http://any", http_client=http)) as caracal:
-        with pytest.raises(KeyboardInterrupt):
-            caracal.tokens.token()
-        gate.set()
-        assert caracal.tokens.token() == "t.o.k"
+def test_ctrl_c() -> None:
+    file = Path(__file__).with_name("ctrl_c.py")
+    variables = {name: text for name, text in os.environ.items() if "PYTEST" not in name}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(file)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        env=variables,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "3 passed" in done.stdout

@@ -256,6 +256,18 @@ def test_read_models_of_an_earlier_version_are_made_anew(
         assert (code, "made anew" in said) == (0, False)
 
 
+def test_rebuild_without_a_name_makes_those_of_an_earlier_version(
+    start: Start, database_url: str, redis_url: str
+) -> None:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("UPDATE read_models SET shape = 'older' WHERE projection = 'grants'")
+    given = serve_variables(database_url, redis_url)
+    code, said, _ = start("tiny_caracal.py", "rebuild", **given).end()
+    assert (code, "grants stands at position 0." in said) == (0, True)
+    code, said, _ = start("tiny_caracal.py", "rebuild", **given).end()
+    assert (code, said) == (0, "All read models are of this version.\n")
+
+
 @pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL"])
 def test_given_server_does_not_answer(
     start: Start, tmp_path: Path, database_url: str, redis_url: str, name: str

@@ -109,6 +109,8 @@ MODELS = ", ".join(sorted(projection.name for projection in PROJECTIONS))
         ("dead replay", 0, "Nothing is parked.\n"),
         ("dead replay nobody", 1, "nobody is not parked.\n"),
         ("rebuild admin_tokens", 0, "admin_tokens stands at position "),
+        ("rebuild", 0, "All read models are of this version.\n"),
+        ("rebuild admin_tokens zonez", 2, "caracal: there is no read model 'zonez'; there are"),
         ("rebuild zonez", 2, f"caracal: there is no read model 'zonez'; there are {MODELS}\n"),
         ("as-of admin_tokens 1", 0, '{"table":"admin_tokens",'),
         ("as-of admin_tokens 0", 0, ""),

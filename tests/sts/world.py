@@ -109,7 +109,13 @@ def settings(database_url: str, redis_url: str, **more: str) -> Settings:
 async def serving(app: App) -> AsyncIterator[str]:
     """Serve an app as production does; yield its base URL."""
     config = uvicorn.Config(
-        app, port=0, log_config=None, lifespan="on", ws="none", http=protocol_class(5, 60, 60)
+        app,
+        port=0,
+        log_config=None,
+        lifespan="on",
+        ws="none",
+        http=protocol_class(5, 60, 60),
+        timeout_keep_alive=120,  # longer than any client of ours keeps a connection
     )
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
