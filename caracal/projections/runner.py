@@ -51,7 +51,7 @@ _FENCED = "CA002"
 _AWAY_SECONDS = 0.25
 _ACK_SECONDS = 0.1
 _STORE_SECONDS = 0.5  # that a checkpoint may lag while no row changes
-_AWAITED_SECONDS = 0.005  # the same, when commands wait for it: at most so often it alone is stored
+_AWAITED_SECONDS = 0.001  # the same, when commands wait for it: at most so often it alone is stored
 
 Batch = list[tuple[EntryId, Fact]]
 
